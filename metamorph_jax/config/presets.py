@@ -1,0 +1,123 @@
+"""Published model sizes, by name. Each entry is a complete configuration of one part.
+
+Source: the `config.json` files of the checkpoints named in the comments.
+"""
+
+import dataclasses
+
+from metamorph_jax.config.schema_model import LlamaConfig, RopeScaling, VisionConfig
+from metamorph_jax.errors import UserError, nearest
+
+_LLAMA31_ROPE = RopeScaling(
+    kind="llama3",
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_seq_len=8192,
+)
+
+_LLAMA2_7B = LlamaConfig(
+    vocab_size=32000,
+    num_layers=32,
+    num_heads=32,
+    num_kv_heads=32,
+    head_dim=128,
+    embed_dim=4096,
+    mlp_dim=11008,
+    max_seq_len=4096,
+    vocab_multiple=512,
+    remat="full",
+)
+_LLAMA3_8B = LlamaConfig(
+    vocab_size=128256,
+    num_layers=32,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    embed_dim=4096,
+    mlp_dim=14336,
+    max_seq_len=8192,
+    vocab_multiple=512,
+    rope_theta=500000.0,
+    remat="full",
+)
+
+LLM = {
+    "llama2_7b": _LLAMA2_7B,  # meta-llama/Llama-2-7b
+    "llama2_13b": dataclasses.replace(  # meta-llama/Llama-2-13b
+        _LLAMA2_7B, num_layers=40, num_heads=40, num_kv_heads=40, embed_dim=5120, mlp_dim=13824
+    ),
+    "llama3_8b": _LLAMA3_8B,  # meta-llama/Meta-Llama-3-8B
+    "llama31_8b": dataclasses.replace(  # meta-llama/Llama-3.1-8B
+        _LLAMA3_8B, max_seq_len=131072, rope_scaling=_LLAMA31_ROPE
+    ),
+    "llama3_70b": dataclasses.replace(  # meta-llama/Meta-Llama-3-70B
+        _LLAMA3_8B, num_layers=80, num_heads=64, embed_dim=8192, mlp_dim=28672
+    ),
+    "digits": LlamaConfig(  # the demo: two CPU cores, one minute
+        vocab_size=320,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=32,
+        embed_dim=128,
+        mlp_dim=256,
+        max_seq_len=512,
+        vocab_multiple=64,
+        scan_unroll=4,
+    ),
+}
+
+_CLIP_L = VisionConfig(
+    family="clip",
+    image_size=224,
+    patch_size=14,
+    num_layers=24,
+    num_heads=16,
+    embed_dim=1024,
+    mlp_dim=4096,
+    norm_eps=1e-5,
+    feature_layer=-2,
+    remat="full",
+)
+
+VISION = {
+    "siglip_so400m_14_384": VisionConfig(  # google/siglip-so400m-patch14-384
+        image_size=384,
+        patch_size=14,
+        num_layers=27,
+        num_heads=16,
+        embed_dim=1152,
+        mlp_dim=4304,
+        remat="full",
+    ),
+    "clip_vit_l_14": _CLIP_L,  # openai/clip-vit-large-patch14; LLaVA reads the layer before last
+    "clip_vit_l_14_336": dataclasses.replace(_CLIP_L, image_size=336),
+    "digits": VisionConfig(
+        image_size=32,
+        patch_size=4,
+        num_layers=3,
+        num_heads=4,
+        embed_dim=96,
+        mlp_dim=192,
+        scan_unroll=3,
+    ),
+}
+
+
+def llm_preset(name: str, **changes: object) -> LlamaConfig:
+    """Returns the decoder `name` with some fields changed."""
+    return dataclasses.replace(_lookup(LLM, name, "decoder"), **changes)
+
+
+def vision_preset(name: str, **changes: object) -> VisionConfig:
+    """Returns the vision tower `name` with some fields changed."""
+    return dataclasses.replace(_lookup(VISION, name, "vision tower"), **changes)
+
+
+def _lookup(table: dict, name: str, kind: str):
+    if name not in table:
+        near = nearest(name, table)
+        guess = f" did you mean {near[0]}?" if near else ""
+        raise UserError(f"no {kind} preset {name!r};{guess} presets: {', '.join(table)}")
+    return table[name]

@@ -1,0 +1,205 @@
+"""What a model is made of: decoder, vision tower, token reduction, connector, vision head.
+
+Read `schema_run.py` next for data, stages and optimisers, and `presets.py` for published sizes.
+"""
+
+import dataclasses
+import re
+from typing import Literal
+
+_MLP_GELU = re.compile(r"mlp(\d+)x_gelu")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary frequencies are stretched. Source: HF transformers `modeling_rope_utils.py`.
+
+    Attributes:
+        kind: `none`, `linear` (positions divided by `factor`) or `llama3`.
+        factor: how many times longer the context becomes.
+        low_freq_factor: llama3 only; wavelengths above original_max_seq_len / this are stretched.
+        high_freq_factor: llama3 only; wavelengths below original_max_seq_len / this are kept.
+        original_max_seq_len: llama3 only; the context of pretraining, in tokens.
+    """
+
+    kind: Literal["none", "linear", "llama3"] = "none"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_seq_len: int = 8192
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """A Llama decoder.
+
+    Attributes:
+        vocab_size: true number of token ids, image tokens included.
+        vocab_multiple: the tables are padded to a multiple of this; padded logits are masked.
+        max_seq_len: longest sequence the rotary embedding is meant for.
+        tie_embeddings: the output head is the transposed input table.
+        remat: what the backward pass recomputes: `none`, `full` (whole block) or `dots`
+            (all but matrix products).
+        scan_unroll: how many layers one scan iteration holds; num_layers unrolls the loop.
+    """
+
+    vocab_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    embed_dim: int
+    mlp_dim: int
+    max_seq_len: int = 4096
+    vocab_multiple: int = 128
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling = RopeScaling()
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = False
+    remat: Literal["none", "full", "dots"] = "none"
+    scan_unroll: int = 1
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding table as allocated."""
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        found = []
+        if self.num_heads % self.num_kv_heads:
+            found.append(
+                f"num_heads={self.num_heads} is no multiple of num_kv_heads={self.num_kv_heads}"
+            )
+        if self.head_dim % 2:
+            found.append(f"head_dim={self.head_dim} is odd; rotary embedding needs pairs")
+        return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """A ViT tower, used up to `feature_layer` and without post-layernorm or pooling head.
+
+    Attributes:
+        family: `siglip` (no CLS, tanh GELU, patch bias) or `clip` (CLS, quick GELU, pre-norm).
+        feature_layer: index into the HF hidden states (0 is the embedding); -1 is the output of
+            the last block *before* post-layernorm. Later blocks are not created.
+        cls_policy: `patch` drops the CLS token of CLIP, `cls_patch` keeps it; SigLIP has none.
+        remat: recompute blocks in the backward pass when the tower is trained.
+    """
+
+    family: Literal["siglip", "clip"] = "siglip"
+    image_size: int
+    patch_size: int
+    num_layers: int
+    num_heads: int
+    embed_dim: int
+    mlp_dim: int
+    norm_eps: float = 1e-6
+    feature_layer: int = -1
+    cls_policy: Literal["patch", "cls_patch"] = "patch"
+    remat: Literal["none", "full", "dots"] = "none"
+    scan_unroll: int = 1
+
+    @property
+    def grid_size(self) -> int:
+        """Patches per side; pixels that do not fill a patch are unused."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_used_layers(self) -> int:
+        """Blocks that run to reach `feature_layer`."""
+        layer = self.feature_layer
+        return layer if layer >= 0 else self.num_layers + 1 + layer
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the tower returns for one image."""
+        has_cls = self.family == "clip" and self.cls_policy == "cls_patch"
+        return self.grid_size**2 + int(has_cls)
+
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        found = []
+        if self.embed_dim % self.num_heads:
+            found.append(f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}")
+        if not 0 <= self.num_used_layers <= self.num_layers:
+            found.append(
+                f"feature_layer={self.feature_layer} is outside "
+                f"[{-self.num_layers - 1}, {self.num_layers}] of a {self.num_layers}-layer tower"
+            )
+        return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisualTokensConfig:
+    """How the tower's tokens become the P visual tokens that the decoder reads and predicts.
+
+    Attributes:
+        reduction: `none`; `interpolation` (bilinear, half-pixel centres, no antialiasing);
+            `concat_interpolation` (bilinear to twice the side, each 2x2 cell concatenated).
+        num_tokens: P; a square number unless reduction is `none`.
+        normalize: divide each token by its L2 norm (the paper); predictions likewise.
+        softmax_temperature: if set, features and predictions become softmax(x / temperature).
+    """
+
+    reduction: Literal["none", "interpolation", "concat_interpolation"] = "interpolation"
+    num_tokens: int = 64
+    normalize: bool = True
+    softmax_temperature: float | None = None
+
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        if self.reduction != "none" and round(self.num_tokens**0.5) ** 2 != self.num_tokens:
+            return [f"num_tokens={self.num_tokens} is no square, which {self.reduction} needs"]
+        return []
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The MetaMorph composition.
+
+    Attributes:
+        connector: `linear` or `mlpNx_gelu` (N linear layers with exact GELU between them).
+        vision_head: `linear`, `mlp` (two linear layers) or `mlp2x_gelu` (three).
+        dtype: of activations and matrix products; parameters are cast to it for compute.
+        param_dtype: of the master parameters.
+        contrastive_dim: width of the shared image/text space of the `contrastive` objective; None:
+            the model has no contrastive head.
+    """
+
+    llm: LlamaConfig
+    vision: VisionConfig
+    visual_tokens: VisualTokensConfig = VisualTokensConfig()
+    connector: str = "mlp2x_gelu"
+    vision_head: Literal["linear", "mlp", "mlp2x_gelu"] = "mlp"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    contrastive_dim: int | None = None
+
+    @property
+    def visual_dim(self) -> int:
+        """E: width of one visual token after reduction."""
+        concat = self.visual_tokens.reduction == "concat_interpolation"
+        return self.vision.embed_dim * (4 if concat else 1)
+
+    @property
+    def num_connector_layers(self) -> int:
+        """Linear layers of the connector."""
+        match = _MLP_GELU.fullmatch(self.connector)
+        return int(match.group(1)) if match else 1
+
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        found = []
+        if self.connector != "linear" and not _MLP_GELU.fullmatch(self.connector):
+            found.append(f"connector={self.connector!r} is neither 'linear' nor 'mlpNx_gelu'")
+        tokens = self.visual_tokens
+        if tokens.reduction == "none" and tokens.num_tokens != self.vision.num_tokens:
+            found.append(
+                f"visual_tokens.num_tokens={tokens.num_tokens}, but the tower returns "
+                f"{self.vision.num_tokens} tokens and visual_tokens.reduction is 'none'"
+            )
+        if tokens.reduction != "none" and self.vision.num_tokens != self.vision.grid_size**2:
+            found.append("token reduction needs a square grid: set vision.cls_policy='patch'")
+        return found

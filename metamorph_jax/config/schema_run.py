@@ -1,0 +1,237 @@
+"""What a run is made of: stages, each with data, objective, trained parameters and optimiser.
+
+The model's own part of the schema is in `schema_model.py`.
+"""
+
+import dataclasses
+from typing import Literal
+
+from metamorph_jax.config.schema_model import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """A local Hugging Face tokenizer folder and the chat template to use with it.
+
+    Attributes:
+        path: folder with `tokenizer.json`.
+        template: `metamorph_llama3` (the released code's: two begin-of-text ids, one newline after
+            a header, no system prompt) or `llama3` (Meta's own: one begin-of-text, two newlines).
+    """
+
+    path: str
+    template: Literal["metamorph_llama3", "llama3"] = "metamorph_llama3"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One LLaVA-format file.
+
+    Attributes:
+        path: `.json` (a list) or `.jsonl` (one object a line).
+        image_root: folder that the records' image paths are relative to, and may not leave.
+        weight: how often this source is drawn relative to its size; 2 shows it twice an epoch.
+    """
+
+    path: str
+    image_root: str = ""
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Sources and the shape of the rows they are packed into.
+
+    Attributes:
+        max_seq_len: T, tokens per row.
+        max_images: I, images per row.
+        packing: several examples per row (segments never see each other); False: one.
+        image_geometry: `square` resizes to the tower's size ignoring the aspect ratio, `pad` pads to
+            a centred square of the mean colour first.
+        num_workers: grain processes that read images and tokenise; 0 uses threads in this process.
+        prefetch_batches: batches prepared ahead.
+    """
+
+    sources: tuple[SourceConfig, ...]
+    max_seq_len: int = 4096
+    max_images: int = 16
+    packing: bool = True
+    image_geometry: Literal["square", "pad"] = "square"
+    num_workers: int = 0
+    prefetch_batches: int = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with global-norm clipping and a cosine schedule with linear warm-up.
+
+    Attributes:
+        learning_rate: peak, at `reference_batch_size`.
+        reference_batch_size: if set, the peak is learning_rate * sqrt(examples / this), where
+            `examples` is the stage's `global_batch_size`.
+        warmup_ratio: fraction of total_steps, rounded up.
+        max_grad_norm: global norm that gradients are clipped to; None: no clipping.
+        multipliers: learning-rate factor by parameter prefix, e.g. {"vision_head": 10.0}.
+    """
+
+    learning_rate: float
+    reference_batch_size: int | None = None
+    warmup_ratio: float = 0.03
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = 1.0
+    multipliers: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights and kinds of the losses of a stage.
+
+    Attributes:
+        visual: `cosine` (the paper: minus the cosine), `l1` or `softmax` (cross-entropy between
+            softmaxed features; needs model.visual_tokens.softmax_temperature).
+        visual_weight: 0 computes and reports the visual loss without adding it.
+        mean_over: `global_batch` weighs every token alike; `micro_batch` averages the means of
+            accumulation steps and data shards, as data-parallel torch trainers do.
+        vocab_chunk_size: vocabulary entries per block of the cross-entropy.
+        reconstruction_weight: `contrastive` only; weight of a linear pixel reconstruction from the
+            visual tokens, which keeps strokes, not only classes, in the features.
+    """
+
+    visual: Literal["cosine", "l1", "softmax"] = "cosine"
+    visual_weight: float = 1.0
+    mean_over: Literal["global_batch", "micro_batch"] = "global_batch"
+    vocab_chunk_size: int = 16384
+    reconstruction_weight: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage of a run.
+
+    Attributes:
+        objective: `vpit` (text and visual prediction) or `contrastive` (SigLIP's sigmoid loss on
+            images and captions, for a tower of one's own).
+        trained: prefixes of trained parameters ("connector", "language_model/blocks"); all others
+            are frozen: no gradient, no optimiser state. "/" trains everything.
+        excluded: prefixes taken out of `trained`.
+        train_new_token_rows: also train the two image-token rows of the input embedding.
+        global_batch_size: rows per step over all devices (images, for `contrastive`).
+        grad_accum_steps: micro-batches per step.
+        shift_pixels: `contrastive` only; random translation of each image, in pixels.
+    """
+
+    name: str
+    objective: Literal["vpit", "contrastive"] = "vpit"
+    data: DataConfig
+    trained: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+    train_new_token_rows: bool = False
+    optimizer: OptimizerConfig
+    loss: LossConfig = LossConfig()
+    total_steps: int
+    global_batch_size: int
+    grad_accum_steps: int = 1
+    shift_pixels: int = 0
+
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        found = []
+        if self.total_steps < 1:
+            found.append(f"total_steps={self.total_steps} must be at least 1")
+        if self.global_batch_size % self.grad_accum_steps:
+            found.append(
+                f"global_batch_size={self.global_batch_size} is no multiple of "
+                f"grad_accum_steps={self.grad_accum_steps}"
+            )
+        return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices per mesh axis; -1 once: all that are left.
+
+    Attributes:
+        data: replicas that see different rows.
+        fsdp: devices that share parameters and optimiser state, and see different rows.
+        tensor: devices that share each matrix product.
+    """
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        sizes = (self.data, self.fsdp, self.tensor)
+        if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+            return [f"(data, fsdp, tensor)={sizes}: positive numbers, or -1 once, were expected"]
+        return []
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When state is saved.
+
+    Attributes:
+        interval_steps: steps between saves; the end of a stage is always saved.
+        keep: newest checkpoints kept, at least 2.
+    """
+
+    interval_steps: int = 500
+    keep: int = 2
+
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        return [] if self.keep >= 2 else [f"keep={self.keep}: at least 2 are kept for fall-back"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A recipe, resolved.
+
+    Attributes:
+        name: of the run; the default workdir is runs/NAME.
+        seed: of initialisation, sample order and augmentation.
+        log_interval_steps: steps between lines on the terminal (metrics.jsonl has every step).
+    """
+
+    name: str
+    seed: int = 0
+    model: ModelConfig
+    tokenizer: TokenizerConfig
+    stages: tuple[StageConfig, ...]
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log_interval_steps: int = 20
+
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        found = []
+        names = [stage.name for stage in self.stages]
+        if not names:
+            found.append("stages is empty; a run needs at least one")
+        if len(set(names)) < len(names):
+            found.append(f"stages={names} has a name twice")
+        tokens = self.model.visual_tokens
+        for stage in self.stages:
+            data = stage.data
+            if stage.objective == "contrastive" and self.model.contrastive_dim is None:
+                found.append(
+                    f"stages.{stage.name}.objective is 'contrastive', but "
+                    "model.contrastive_dim is not set"
+                )
+            if stage.objective == "vpit" and data.max_images > 0:
+                if data.max_seq_len < tokens.num_tokens + 4:
+                    found.append(
+                        f"stages.{stage.name}.data.max_seq_len={data.max_seq_len} cannot hold one "
+                        f"image of {tokens.num_tokens} tokens and its conversation"
+                    )
+            if stage.loss.visual == "softmax" and tokens.softmax_temperature is None:
+                found.append(
+                    f"stages.{stage.name}.loss.visual is 'softmax', but "
+                    "model.visual_tokens.softmax_temperature is not set"
+                )
+        return found

@@ -1,0 +1,1 @@
+"""Which parameters are trained, with what schedule and optimiser."""

@@ -1,0 +1,42 @@
+"""Install metamorph_jax: `pip install -e .` or, for everything the demo and the tests use, `.[all]`."""
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "absl-py",
+    "clu",
+    "einops",
+    "flax>=0.12.8",
+    "grain>=0.2.18",
+    "importlib_resources",  # needed by tensorflow-datasets 4.9.10, which does not declare it
+    "jax>=0.10.2,<0.13",
+    "jaxtyping",
+    "ml_collections>=1.1.0",
+    "numpy",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "pillow",
+    "safetensors",
+    "tensorboardX",
+    "tensorflow-datasets",
+    "tokenizers",
+    "transformers>=5.0",
+]
+VISUALIZER = ["diffusers>=0.42", "torch>=2.13"]  # the only PyTorch in the project
+REPORT = ["matplotlib", "scikit-learn"]
+DEV = ["beartype", "hypothesis", "pytest", "pytest-xdist", "ruff"]
+
+setup(
+    name="metamorph_jax",
+    version="0.1.0",
+    description="Visual-predictive instruction tuning (VPiT) and its relatives in JAX/Flax",
+    packages=find_packages(include=["metamorph_jax", "metamorph_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=CORE,
+    extras_require={
+        "visualizer": VISUALIZER,
+        "report": REPORT,
+        "dev": DEV,
+        "all": VISUALIZER + REPORT + DEV,
+    },
+)
