@@ -1,0 +1,1 @@
+"""Counting and telling: FLOPs and parameters, throughput, metric files, progress, phases."""

@@ -1,0 +1,47 @@
+"""Wall-clock seconds of the phases of a run, one line per finished phase in `phases.jsonl`.
+
+Every front door wraps its work in `phase(workdir, name)`; the report shows the table.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PHASES_FILE = "phases.jsonl"
+
+
+@contextmanager
+def phase(workdir: str | os.PathLike[str], name: str) -> Iterator[None]:
+    """Times the body and appends {"phase": name, "seconds": s}, if the body ends well.
+
+    A phase that is interrupted and resumed leaves one line per finished part; readers add them up.
+    """
+    start = time.monotonic()
+    yield
+    record_phase(workdir, name, time.monotonic() - start)
+
+
+def record_phase(workdir: str | os.PathLike[str], name: str, seconds: float) -> None:
+    """Appends one finished phase whose seconds were measured elsewhere."""
+    folder = Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / PHASES_FILE, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"phase": name, "seconds": seconds}) + "\n")
+
+
+def read_phases(workdir: str | os.PathLike[str]) -> dict[str, float]:
+    """Returns seconds by phase in order of first appearance; repeated phases are added up."""
+    path = Path(workdir) / PHASES_FILE
+    seconds: dict[str, float] = {}
+    if not path.exists():
+        return seconds
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a kill in the middle of a write
+        seconds[entry["phase"]] = seconds.get(entry["phase"], 0.0) + entry["seconds"]
+    return seconds
