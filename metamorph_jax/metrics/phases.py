@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from metamorph_jax.metrics.jsonl import drop_partial_line, read_objects
+
 PHASES_FILE = "phases.jsonl"
 
 
@@ -28,20 +30,14 @@ def record_phase(workdir: str | os.PathLike[str], name: str, seconds: float) -> 
     """Appends one finished phase whose seconds were measured elsewhere."""
     folder = Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
+    drop_partial_line(folder / PHASES_FILE)
     with open(folder / PHASES_FILE, "a", encoding="utf-8") as file:
         file.write(json.dumps({"phase": name, "seconds": seconds}) + "\n")
 
 
 def read_phases(workdir: str | os.PathLike[str]) -> dict[str, float]:
     """Returns seconds by phase in order of first appearance; repeated phases are added up."""
-    path = Path(workdir) / PHASES_FILE
     seconds: dict[str, float] = {}
-    if not path.exists():
-        return seconds
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a kill in the middle of a write
+    for _, entry in read_objects(Path(workdir) / PHASES_FILE):
         seconds[entry["phase"]] = seconds.get(entry["phase"], 0.0) + entry["seconds"]
     return seconds

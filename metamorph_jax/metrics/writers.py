@@ -7,10 +7,11 @@ decided by the training loop; `report/` reads them back through `read_metrics`.
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from metamorph_jax.metrics.jsonl import drop_partial_line, read_objects
 from metamorph_jax.metrics.tensorboard import EventFile
 from metamorph_jax.typing import Array, Shaped
 
@@ -35,7 +36,7 @@ class MetricWriter:
         self._path = self._workdir / METRICS_FILE
         self._purge_step: int | None = None
         self._board = None
-        _drop_partial_line(self._path)
+        drop_partial_line(self._path)
         self._file = self._open()
 
     def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
@@ -62,7 +63,7 @@ class MetricWriter:
         The file is replaced as a whole: a kill in between leaves the old one or the new one.
         """
         self._file.close()
-        kept = [line for line, values in _lines(self._path) if values.get("step", 0) <= step]
+        kept = [line for line, values in read_objects(self._path) if values.get("step", 0) <= step]
         replacement = self._path.with_suffix(".tmp")
         with open(replacement, "w", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in kept)
@@ -107,32 +108,8 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     spelled = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
     return [
         {key: spelled.get(v, v) if isinstance(v, str) else v for key, v in values.items()}
-        for _, values in _lines(Path(workdir) / METRICS_FILE)
+        for _, values in read_objects(Path(workdir) / METRICS_FILE)
     ]
-
-
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (text, object) of the complete lines of a JSONL file."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # only a kill in the middle of a write leaves such a line
-        if isinstance(values, dict):
-            yield line, values
-
-
-def _drop_partial_line(path: Path) -> None:
-    """Cuts a last line without newline, so that the next line does not grow out of it."""
-    if not path.exists():
-        return
-    with open(path, "rb+") as file:
-        content = file.read()
-        complete = content.rfind(b"\n") + 1
-        if complete < len(content):
-            file.truncate(complete)
 
 
 def _python_scalar(value: Any) -> Scalar:
