@@ -135,12 +135,15 @@ def num_params(config: ModelConfig) -> dict[str, int]:
 
     The part `contrastive` is there only if the model has that head.
     """
-    return {
+    parts = {
         "vision_tower": _vision_params(config.vision),
         "connector": sum((i + 1) * o for i, o in _connector_layers(config)),
         **{f"language_model/{name}": n for name, n in _llm_params(config.llm).items()},
         "vision_head": sum((i + 1) * o for i, o in _vision_head_layers(config)),
     }
+    if config.contrastive_dim is not None:
+        parts["contrastive"] = _contrastive_params(config, config.contrastive_dim)
+    return parts
 
 
 class _Selection:
@@ -201,3 +204,12 @@ def _vision_params(vision: VisionConfig) -> int:
     else:  # class token and its position, pre-norm, no patch bias
         stem = patches + width + (vision.grid_size**2 + 1) * width + 2 * width
     return stem + vision.num_used_layers * (norms + attention + mlp)
+
+
+def _contrastive_params(config: ModelConfig, dim: int) -> int:
+    """Returns the parameters of the heads for pretraining the tower."""
+    cell = config.vision.image_size // round(config.visual_tokens.num_tokens**0.5)
+    text = config.llm.vocab_size * dim + (dim + 1) * dim
+    image = (config.visual_dim + 1) * (dim + 3 * cell**2)
+    temperature_and_bias = 2
+    return text + image + temperature_and_bias

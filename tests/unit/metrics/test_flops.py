@@ -120,3 +120,31 @@ def test_count_batch_of_padding_alone_is_zero():
     padding = np.zeros((2, 4), np.int32)
     batch = {"segment_ids": padding, "visual_index": padding - 1, "visual_target": padding - 1}
     assert count_batch(batch, 4) == BatchCounts(num_tokens=0)
+
+
+def test_num_params_is_what_the_model_allocates():
+    from metamorph_jax.models.init import abstract_params
+    from metamorph_jax.models.init import num_params as count_leaves
+
+    tokens = VisualTokensConfig(num_tokens=16)
+    config = ModelConfig(
+        llm=llm_preset("digits", tie_embeddings=False, vocab_size=320, vocab_multiple=64),
+        vision=vision_preset("digits"),
+        visual_tokens=tokens,
+        vision_head="mlp2x_gelu",
+        connector="mlp3x_gelu",
+        contrastive_dim=48,
+    )
+    clip = dataclasses.replace(
+        config,
+        llm=dataclasses.replace(config.llm, tie_embeddings=True),
+        vision=dataclasses.replace(config.vision, family="clip", feature_layer=-2),
+        contrastive_dim=None,
+    )
+    for model in (config, clip):
+        tree = abstract_params(model)
+        counts = num_params(model)
+        for part in tree:
+            counted = sum(n for name, n in counts.items() if name.split("/")[0] == part)
+            assert counted == count_leaves(tree[part]), part
+        assert sum(counts.values()) == count_leaves(tree)
