@@ -46,8 +46,8 @@ class CaptionData:
     def __init__(
         self,
         data: DataConfig,
-        *,
         tokenizer: Tokenizer,
+        *,
         image_size: int,
         seed: int,
         stage_name: str,
@@ -140,7 +140,7 @@ class CaptionData:
         return {
             "examples": len(self._images),
             "examples_per_epoch": per_epoch,
-            "steps_per_epoch": per_epoch / self.global_batch_size,
+            "steps_per_epoch": round(per_epoch / self.global_batch_size, 2),
             "images": len({(source, path) for source, path, _ in self._images}),
             "captions": len(self._captions),
             "longest_caption_tokens": max(map(len, self._captions)),

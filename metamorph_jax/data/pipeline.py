@@ -21,7 +21,7 @@ from metamorph_jax.data.images import GREY, ImageLoader
 from metamorph_jax.data.loader import iterate_steps, process_rows
 from metamorph_jax.data.packing import WINDOW, Plan, cut_example, epoch_order, pack_rows
 from metamorph_jax.data.rows import Row, build_row
-from metamorph_jax.data.templates import TEMPLATES, Example, annotate, render_example
+from metamorph_jax.data.templates import TEMPLATES, Example, render_example
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.errors import UserError
 from metamorph_jax.typing import Batch
@@ -50,9 +50,9 @@ class TrainingData:
     def __init__(
         self,
         data: DataConfig,
-        *,
         tokenizer: Tokenizer,
         template: str,
+        *,
         image_size: int,
         num_visual_tokens: int,
         seed: int,
@@ -177,14 +177,11 @@ class TrainingData:
         tokens = int(store.lengths[shown].sum())
         return {
             "examples": len(store),
-            "examples_per_source": dict(
-                zip((source.path for source in self.data.sources), store.sizes, strict=True)
-            ),
             "examples_per_epoch": len(shown),
             "rows_per_epoch": len(plan),
-            "steps_per_epoch": len(plan) / self.global_batch_size,
+            "steps_per_epoch": round(len(plan) / self.global_batch_size, 2),
             "tokens_per_epoch": tokens,
-            "fill_fraction": tokens / (len(plan) * self.data.max_seq_len),
+            "fill_fraction": round(tokens / (len(plan) * self.data.max_seq_len), 4),
             "images_per_epoch": int(store.num_images[shown].sum()),
             "images": int(store.num_images.sum()),
             "answer_images": store.num_answer_images,
@@ -192,9 +189,9 @@ class TrainingData:
             "cut_examples": self._num_cut,
         }
 
-    def render_sample(self, index: int = 0) -> str:
-        """Returns one example as text: see `templates.annotate`."""
-        return annotate(self._store[index], self.tokenizer)
+    def example(self, index: int) -> Example:
+        """Returns one example, numbered through the sources in file order."""
+        return self._store[index]
 
     def check_images(self) -> int:
         """Reads every image of every source once; returns how many there are.

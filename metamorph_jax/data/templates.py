@@ -7,7 +7,6 @@ merges with a line break at the start of a text. `packing.py` is next: which exa
 """
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -159,27 +158,6 @@ def render_prompt(
     writer = _write(conversation, template, tokenizer, num_visual_tokens)
     writer.header("assistant", template.header_break)
     return writer.example(conversation.where)
-
-
-def annotate(example: Example, tokenizer: Tokenizer) -> str:
-    """Returns an example as text for the eye: [[what is supervised]], <P visual tokens of PATH>."""
-    per_image = int((example.visual_index >= 0).sum()) // max(len(example.images), 1)
-
-    def kind(position: int) -> tuple[bool, int]:
-        visual = int(example.visual_index[position])
-        if visual < 0:
-            return bool(example.supervised[position]), -1
-        return example.image_is_answer[visual // per_image], visual // per_image
-
-    text, is_open = "", False
-    for (is_answer, image), positions in itertools.groupby(range(len(example)), key=kind):
-        if is_answer != is_open:
-            text, is_open = text + ("[[" if is_answer else "]]"), is_answer
-        if image >= 0:
-            text += f"<{per_image} visual tokens of {example.images[image]}>"
-        else:
-            text += tokenizer.decode(example.tokens[list(positions)].tolist())
-    return text + ("]]" if is_open else "")
 
 
 def _write(
