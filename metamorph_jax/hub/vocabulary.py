@@ -1,0 +1,76 @@
+"""Rows for new tokens, in tensors with Hugging Face names.
+
+MetaMorph adds two tokens, image start and image end, to a pretrained Llama.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from metamorph_jax.errors import UserError
+from metamorph_jax.typing import Float
+
+_INPUT = "model.embed_tokens.weight"
+_TABLES = (_INPUT, "lm_head.weight")
+
+
+def extend_rows(table: Float[np.ndarray, "V D"], num_new: int) -> Float[np.ndarray, "V2 D"]:
+    """Returns the table with `num_new` rows appended, each the mean of the old rows.
+
+    **Source:** MetaMorph `model/metamorph_arch.py`.
+    """
+    mean = table.astype(np.float32).mean(axis=0, keepdims=True).astype(table.dtype)
+    return np.concatenate([table, np.repeat(mean, num_new, axis=0)])
+
+
+def extend_vocab(tensors: Mapping[str, np.ndarray], vocab_size: int) -> dict[str, np.ndarray]:
+    """Returns the tensors with input table and output head grown to `vocab_size` rows.
+
+    Args:
+        tensors: by Hugging Face name; a tied model has no head.
+        vocab_size: rows wanted; a table that has them already stays as it is.
+
+    Raises:
+        UserError: A table is larger than `vocab_size`.
+    """
+    grown = dict(tensors)
+    for name in _TABLES:
+        if name not in tensors:
+            continue
+        num_new = vocab_size - tensors[name].shape[0]
+        if num_new < 0:
+            raise UserError(
+                f"{name} has {tensors[name].shape[0]} rows, more than vocab_size={vocab_size}; "
+                "set model.llm.vocab_size to at least the checkpoint's"
+            )
+        grown[name] = extend_rows(tensors[name], num_new)
+    return grown
+
+
+def apply_adapter(
+    tensors: Mapping[str, np.ndarray], adapter: Mapping[str, np.ndarray], num_new: int = 2
+) -> dict[str, np.ndarray]:
+    """Returns the tensors after loading a first-stage adapter.
+
+    The projector is taken whole. Of the input table only the last `num_new` rows are taken,
+    although the adapter holds (and its stage trained) all; the output head stays as it is.
+
+    Args:
+        tensors: of the model, by name.
+        adapter: `mm_projector.*` and `embed_tokens.weight`, with or without "model." in front.
+        num_new: how many tokens were added to the vocabulary.
+
+    **Source:** MetaMorph `model/metamorph_arch.py`, `initialize_vision_tokenizer`.
+    """
+    result = dict(tensors)
+    for name, value in adapter.items():
+        bare = name.removeprefix("model.")
+        if bare == "embed_tokens.weight":
+            result[_INPUT] = np.concatenate([tensors[_INPUT][:-num_new], value[-num_new:]])
+        elif bare.startswith("mm_projector."):
+            result[bare if bare in tensors else name] = value
+        else:
+            raise UserError(
+                f"adapter holds {name!r}; mm_projector.* and embed_tokens were expected"
+            )
+    return result

@@ -1,0 +1,35 @@
+"""Who may look at whom: causal order, packed segments, and the slots of a decoding cache.
+
+True means "may look". How masks are used is in `attention.py`.
+"""
+
+import jax.numpy as jnp
+
+from metamorph_jax.typing import Array, Bool, Int
+
+
+def causal_segment_mask(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
+    """Returns the mask of packed rows: earlier or equal position, same segment, no padding (0).
+
+    Order is the order in the row, not `positions`, which restart in every segment.
+    """
+    length = segment_ids.shape[1]
+    queries, keys = segment_ids[:, :, None], segment_ids[:, None, :]
+    order = jnp.arange(length)
+    causal = order[None, :, None] >= order[None, None, :]
+    return causal & (queries == keys) & (keys != 0)
+
+
+def cache_mask(
+    valid: Bool[Array, "B S"], write_index: Int[Array, "B"], num_new: int
+) -> Bool[Array, "B T S"]:
+    """Returns the mask of `num_new` queries that were just written into cache slots.
+
+    Args:
+        valid: slots that hold a real token (padding of the prompt does not), new ones included.
+        write_index: slot of the first new query of each row; query t sits at write_index + t.
+        num_new: T.
+    """
+    slots = jnp.arange(valid.shape[1])[None, None, :]
+    query_slots = write_index[:, None, None] + jnp.arange(num_new)[None, :, None]
+    return valid[:, None, :] & (slots <= query_slots)

@@ -1,0 +1,61 @@
+"""The device mesh: replicas (`data`), sharded replicas (`fsdp`), split matrix products (`tensor`).
+
+Which array lies along which axis is decided in `rules.py`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from metamorph_jax.config.schema_run import MeshConfig
+from metamorph_jax.errors import UserError
+
+AXIS_NAMES = ("data", "fsdp", "tensor")
+
+
+def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
+    """Returns (data, fsdp, tensor) with a -1 filled in.
+
+    Raises:
+        UserError: The sizes do not multiply to `num_devices`.
+    """
+    sizes = (config.data, config.fsdp, config.tensor)
+    problems = config.problems()
+    if problems:
+        raise UserError(f"mesh: {problems[0]}")
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and num_devices % known == 0:
+        return tuple(num_devices // known if size == -1 else size for size in sizes)
+    if known != num_devices or -1 in sizes:
+        raise UserError(
+            f"mesh (data, fsdp, tensor)={sizes} does not fit {num_devices} device(s): "
+            f"the given sizes multiply to {known}, which must "
+            f"{'divide' if -1 in sizes else 'equal'} {num_devices}. "
+            "Change mesh.data, mesh.fsdp or mesh.tensor, or set one of them to -1 (all the rest)."
+        )
+    return sizes
+
+
+def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh over `devices` (default: all), `tensor` innermost.
+
+    `tensor` varies fastest, so that the devices that talk most are neighbours. Without explicit
+    `devices`, jax orders them for the topology. Axis types are Auto: the compiler completes what
+    `rules.constrain` leaves open.
+
+    Raises:
+        UserError: The sizes do not multiply to the number of devices.
+    """
+    auto = (AxisType.Auto,) * len(AXIS_NAMES)
+    if devices is None:
+        return jax.make_mesh(mesh_shape(config, jax.device_count()), AXIS_NAMES, axis_types=auto)
+    shape = mesh_shape(config, len(devices))
+    return Mesh(np.asarray(devices).reshape(shape), AXIS_NAMES, axis_types=auto)
+
+
+def num_batch_shards(mesh: Mesh) -> int:
+    """Returns how many parts the rows of a batch are split into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
