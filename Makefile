@@ -18,7 +18,7 @@ $(STAMP): setup.py constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/python launch/demo.py
+	PYTHON=$(BIN)/python launch/demo.sh
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests

@@ -35,7 +35,7 @@ class Batch(TypedDict):
         loss_mask: True where the text loss is taken.
         segment_ids: 1, 2, ... per packed example; 0 is padding.
         positions: restart at 0 in every segment.
-        visual_index: which of the row's I * P visual tokens sits here (image * P + token), -1: text.
+        visual_index: the row's visual token (image * P + token) that sits here, -1: none.
         visual_target: which of them the hidden state here must predict, -1: none.
         images: uint8 pixels; unused slots are zero.
     """

@@ -1,4 +1,4 @@
-"""Strict reading of a nested mapping into a frozen dataclass: every mistake at once, by dotted path.
+"""Strict reading of a nested mapping into a dataclass: every mistake at once, by dotted path.
 
 The fields of the dataclass are the schema: names, types, defaults, `Literal` choices, and a
 `problems()` method for what must fit together. Nothing is converted silently except int -> float

@@ -1,7 +1,7 @@
 """Command-line overrides of leaves: `--config.model.llm.num_layers=4`.
 
-List items are named by their `name` (`--config.stages.vpit.total_steps=10`) or index. A value is read as a
-Python literal where possible (`1e-3`, `None`, `("connector",)`), else as a string.
+List items are named by their `name` (`--config.stages.vpit.total_steps=10`) or index. A value is
+read as a Python literal where possible (`1e-3`, `None`, `("connector",)`), else as a string.
 """
 
 import ast

@@ -46,8 +46,8 @@ class DataConfig:
         max_seq_len: T, tokens per row.
         max_images: I, images per row.
         packing: several examples per row (segments never see each other); False: one.
-        image_geometry: `square` resizes to the tower's size ignoring the aspect ratio, `pad` pads to
-            a centred square of the mean colour first.
+        image_geometry: `square` resizes to the tower's size ignoring the aspect ratio, `pad` pads
+            to a centred square of the mean colour first.
         num_workers: grain processes that read images and tokenise; 0 uses threads in this process.
         prefetch_batches: batches prepared ahead.
     """
@@ -67,8 +67,8 @@ class OptimizerConfig:
 
     Attributes:
         learning_rate: peak, at `reference_batch_size`.
-        reference_batch_size: if set, the peak is learning_rate * sqrt(examples / this), where
-            `examples` is the stage's `global_batch_size`.
+        reference_batch_size: if set, the peak is learning_rate * sqrt(global_batch_size / this), so
+            that another batch keeps to the rule of the published rates.
         warmup_ratio: fraction of total_steps, rounded up.
         max_grad_norm: global norm that gradients are clipped to; None: no clipping.
         multipliers: learning-rate factor by parameter prefix, e.g. {"vision_head": 10.0}.

@@ -1,0 +1,150 @@
+"""`--dry_run`: what a run would do, from shapes alone; nothing is allocated.
+
+Memory is arithmetic, not a measurement: what the state needs is exact, activations are estimated.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from clu import parameter_overview
+
+from metamorph_jax.config.schema_run import RunConfig, StageConfig
+from metamorph_jax.data.templates import Example
+from metamorph_jax.data.tokenizer import Tokenizer, load_tokenizer
+from metamorph_jax.errors import UserError
+from metamorph_jax.metrics.flops import BatchCounts, contrastive_flops, model_flops, num_params
+from metamorph_jax.models.init import abstract_params
+from metamorph_jax.optim.schedule import num_warmup_steps, peak_learning_rate
+from metamorph_jax.optim.selection import flatten, select
+from metamorph_jax.training.memory import estimate_memory
+from metamorph_jax.training.stages import check_batch_divides, stage_data
+
+GIB = 2**30
+
+
+def dry_run(config: RunConfig) -> None:
+    """Prints parameters, batch arithmetic, memory per device and one sample of a recipe.
+
+    A tokenizer or data that is not here yet is listed at the end; everything else is checked.
+
+    Raises:
+        UserError: the recipe cannot run on its own mesh.
+    """
+    params = abstract_params(config.model)
+    print(f"recipe {config.name}, seed {config.seed}\n")
+    print(parameter_overview.get_parameter_overview(params, include_stats=False))
+    print("\nparameters (true vocabulary, padding rows left out)")
+    counts = num_params(config.model)
+    for part, number in counts.items():
+        print(f"  {part:28}{number:>18,}")
+    print(f"  {'all':28}{sum(counts.values()):>18,}\n")
+    mesh = mesh_sizes(config)
+    print(f"mesh {mesh}: {np.prod(list(mesh.values()))} devices ({jax.device_count()} here)")
+    for stage in config.stages:
+        _print_stage(config, stage, params, mesh)
+    missing = _print_sample(config)
+    if missing:
+        print("\nnot here yet, and needed before this can run:")
+        for message in missing:
+            print(f"  - {message}")
+
+
+def mesh_sizes(config: RunConfig) -> dict[str, int]:
+    """Returns devices per mesh axis; an open (-1) axis takes the devices that are here."""
+    sizes = {"data": config.mesh.data, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor}
+    fixed = int(np.prod([size for size in sizes.values() if size > 0]))
+    return {
+        axis: size if size > 0 else max(1, jax.device_count() // fixed)
+        for axis, size in sizes.items()
+    }
+
+
+def _print_stage(config: RunConfig, stage: StageConfig, params: dict, mesh: dict[str, int]) -> None:
+    """Prints batch arithmetic and memory of one stage."""
+    num_shards = mesh["data"] * mesh["fsdp"]
+    check_batch_divides(stage, num_shards)
+    rows = (0, 1) if stage.train_new_token_rows else ()  # which two does not matter for counting
+    where = f"config.stages.{stage.name}"
+    selection = select(params, stage.trained, stage.excluded, rows, where)
+    trained = sum(leaf.size for leaf in jax.eval_shape(selection.split, params).values())
+    total = sum(leaf.size for leaf in flatten(params).values())
+    batch, data = stage.global_batch_size, stage.data
+    per_device = batch // (num_shards * stage.grad_accum_steps)
+    print(f"\nstage {stage.name}: {stage.objective}, {stage.total_steps:,} steps")
+    print(f"  trained           {trained:,} of {total:,} ({', '.join(stage.trained)})")
+    peak = peak_learning_rate(stage.optimizer, batch)
+    warmup = num_warmup_steps(stage.optimizer, stage.total_steps)
+    print(f"  learning rate     {peak:.3e} peak, {warmup} warm-up steps, cosine to 0")
+    print(
+        f"  batch             {batch} = {num_shards} shards x {stage.grad_accum_steps} "
+        f"accumulated x {per_device} rows"
+    )
+    if stage.objective == "vpit":
+        tokens = batch * data.max_seq_len
+        print(
+            f"  tokens per step   {tokens:,} ({data.max_seq_len:,} a row, up to "
+            f"{data.max_images} images); {tokens * stage.total_steps:,} in all"
+        )
+    print(f"  model FLOPs       {_flops(config, stage):.4g} per step, rows full")
+    print("  memory per device")
+    for name, size in estimate_memory(config.model, stage, params, selection, mesh).items():
+        print(f"    {name:40}{size / GIB:9.3f} GiB")
+
+
+def _flops(config: RunConfig, stage: StageConfig) -> float:
+    """Returns the model FLOPs of a step whose rows hold one full-length example each."""
+    if stage.objective == "contrastive":
+        return contrastive_flops(config.model, stage.global_batch_size)
+    rows, length = stage.global_batch_size, stage.data.max_seq_len
+    num_tokens = config.model.visual_tokens.num_tokens
+    images = rows * min(stage.data.max_images, length // (num_tokens + 2))
+    counts = BatchCounts(rows * length, rows * length**2, images, images * num_tokens)
+    return model_flops(config.model, counts, stage.trained, stage.excluded)
+
+
+def _print_sample(config: RunConfig) -> list[str]:
+    """Prints the first example of the last stage; returns what was missing instead."""
+    stage = config.stages[-1]
+    missing = [
+        f"config.stages.{one.name}.data.sources: {source.path} is no file"
+        for one in config.stages
+        for source in one.data.sources
+        if not Path(source.path).is_file()
+    ]
+    try:
+        tokenizer = load_tokenizer(config.tokenizer.path)
+    except UserError as error:
+        return [f"config.tokenizer.path: {error}", *missing]
+    if missing or stage.objective != "vpit":
+        return missing
+    data = stage_data(config, stage, tokenizer)
+    print(f"\nfirst example of stage {stage.name}: [supervised text], <answer image>\n")
+    print(render_example(data.example(0), tokenizer))
+    return []
+
+
+def render_example(example: Example, tokenizer: Tokenizer) -> str:
+    """Returns an example as text: supervised runs in [brackets], images by their path."""
+    pieces, index, length = [], 0, len(example)
+    while index < length:
+        visual = int(example.visual_index[index])
+        end = index + 1
+        if visual >= 0:
+            num_tokens = sum(example.visual_index >= 0) // len(example.images)
+            image = visual // num_tokens
+            kind = "answer image" if example.image_is_answer[image] else "image"
+            end = index + num_tokens
+            pieces.append(f"<{kind} {example.images[image]}, {num_tokens} tokens>")
+        else:
+            supervised = example.supervised[index]
+            while (
+                end < length
+                and example.visual_index[end] < 0
+                and example.supervised[end] == supervised
+            ):
+                end += 1
+            text = tokenizer.decode(example.tokens[index:end].tolist())
+            pieces.append(f"[{text}]" if supervised else text)
+        index = end
+    return "".join(pieces)

@@ -1,0 +1,145 @@
+"""The training loop: stages in order, each step recorded, state saved, signals obeyed.
+
+The order within a step is fixed: wait for a batch, dispatch the update, record the *previous* step
+(so that the device never waits for the host), save if due, look at signals.
+"""
+
+import dataclasses
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+from metamorph_jax.checkpoints.metadata import CheckpointMeta
+from metamorph_jax.checkpoints.store import CheckpointStore
+from metamorph_jax.config.loading import to_dict, to_text
+from metamorph_jax.config.schema_run import RunConfig
+from metamorph_jax.data.tokenizer import load_tokenizer
+from metamorph_jax.metrics.phases import phase
+from metamorph_jax.metrics.writers import MetricWriter
+from metamorph_jax.sharding.mesh import create_mesh
+from metamorph_jax.training.recorder import Recorder
+from metamorph_jax.training.resume import Start, find_start, model_fingerprint
+from metamorph_jax.training.signals import EXIT_CODE, StopRequest
+from metamorph_jax.training.stages import (
+    Stage,
+    describe_data,
+    device_batches,
+    first_steps,
+    prepare_stage,
+)
+from metamorph_jax.training.state import TrainState, create_params, create_state
+from metamorph_jax.typing import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What all stages share."""
+
+    config: RunConfig
+    mesh: jax.sharding.Mesh
+    store: CheckpointStore
+    writer: MetricWriter
+    last_step: int
+
+
+def train(
+    config: RunConfig, workdir: Path, *, resume: str = "auto", max_steps: int | None = None
+) -> int:
+    """Runs all stages of a recipe, from the beginning or from the newest checkpoint.
+
+    Args:
+        config: the recipe.
+        workdir: receives recipe.txt, metrics.jsonl, tb/, checkpoints/.
+        resume: `auto` (if there is something), `never`, `must`, or a global step.
+        max_steps: stop, and save, when the run as a whole has done this many steps.
+
+    Returns:
+        The exit code: 0 when done, 75 when a signal asked to stop and the state was saved.
+
+    Raises:
+        UserError: the recipe, its data or the checkpoint do not fit; five updates in a row were
+            not finite.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    mesh = create_mesh(config.mesh)
+    tokenizer = load_tokenizer(config.tokenizer.path)
+    store = CheckpointStore(workdir / "checkpoints", keep=config.checkpoint.keep)
+    start = find_start(config, store, resume)
+    (workdir / "recipe.txt").write_text(to_text(config) + "\n")
+    writer = MetricWriter(workdir)
+    writer.truncate_after(start.global_step)
+    ends = first_steps(config)
+    last_step = ends[-1] if max_steps is None else min(ends[-1], max_steps)
+    run = Run(config, mesh, store, writer, last_step)
+    print(f"{config.name}: {start.describe()}, mesh {dict(mesh.shape)}, {workdir}", flush=True)
+    state, params = None, None
+    try:
+        with jax.set_mesh(mesh), StopRequest() as stop:
+            for index in range(start.stage_index, len(config.stages)):
+                if stop or ends[index] >= last_step:
+                    break
+                stage = prepare_stage(config, index, mesh, tokenizer)
+                with phase(workdir, f"train/{stage.config.name}"):
+                    state = _enter_stage(run, stage, start, params)
+                    state = run_stage(run, stage, state, stop)
+                params = state.params
+            store.wait()
+    finally:
+        writer.close()
+    return EXIT_CODE if stop else 0
+
+
+def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> TrainState:
+    """Returns the state after the stage, or after the step at which a stop was asked for."""
+    step = int(state.step)
+    end = min(stage.config.total_steps, run.last_step - stage.first_step)
+    batches = device_batches(stage, run.config.model, step, run.mesh)
+    recorder = Recorder(run.config, stage, run.writer, first=step, last=end)
+    print(f"stage {stage.config.name}: {describe_data(stage)}", flush=True)
+    recorder.waiting_for("compiling")
+    saved = step
+    while step < end and not stop:
+        with recorder.timer.waiting():
+            batch, work = next(batches)
+        state, metrics = stage.train_step(state, batch)
+        step += 1
+        recorder.record(step, metrics, work)
+        if step % run.config.checkpoint.interval_steps == 0 and step < end:
+            _save(run, stage, state, step)
+            saved = step
+    recorder.close()
+    if saved < step:
+        _save(run, stage, state, step)
+    if stop:
+        run.store.wait()
+        print(f"{stop.signal_name}: saved step {stage.first_step + step}", flush=True)
+    return state
+
+
+def _enter_stage(run: Run, stage: Stage, start: Start, params: PyTree | None) -> TrainState:
+    """Returns the state a stage begins with: resumed, carried over, or new."""
+    if start.meta is not None and params is None:
+        if start.meta.stage == stage.config.name:
+            return run.store.restore(stage.layout.abstract, start.global_step)[0]
+        params, _ = run.store.restore_params(stage.layout.abstract.params, start.global_step)
+    if params is None:
+        params = create_params(run.config.model, run.config.seed, run.mesh)
+    return create_state(params, stage.selection, stage.optimizer, stage.layout)
+
+
+def _save(run: Run, stage: Stage, state: TrainState, step: int) -> None:
+    """Starts an asynchronous save of the state after `step` updates of the stage."""
+    meta = CheckpointMeta(
+        step=stage.first_step + step,
+        stage=stage.config.name,
+        stage_step=step,
+        stage_total_steps=stage.config.total_steps,
+        data_fingerprint=stage.data.fingerprint,
+        seed=run.config.seed,
+        recipe=json.dumps(to_dict(run.config)),
+        model_fingerprint=model_fingerprint(run.config.model),
+        versions={name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
+    )
+    run.store.save(meta.step, state, meta)

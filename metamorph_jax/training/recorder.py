@@ -1,0 +1,100 @@
+"""What a run says about itself: metrics of every step, a progress line, and the NaN alarm.
+
+Metrics are read one step late, so that the device never waits for the host.
+"""
+
+from typing import Any
+
+import jax
+
+from metamorph_jax.config.schema_run import RunConfig
+from metamorph_jax.errors import UserError
+from metamorph_jax.metrics.progress import Progress
+from metamorph_jax.metrics.throughput import (
+    StepTimer,
+    measured_float32_matmul_flops,
+    peak_flops_per_device,
+)
+from metamorph_jax.metrics.writers import MetricWriter
+from metamorph_jax.training.stages import Stage, Work
+from metamorph_jax.typing import Array
+
+MAX_SKIPPED_IN_A_ROW = 5
+_SHOWN = ("loss", "text_loss", "cosine", "contrastive_loss", "reconstruction_loss")
+
+
+class Recorder:
+    """Writes the metrics of one stage; `timer.waiting()` measures the wait for data."""
+
+    def __init__(
+        self, config: RunConfig, stage: Stage, writer: MetricWriter, first: int, last: int
+    ):
+        self.timer = StepTimer(peak_flops())
+        self._stage, self._writer = stage, writer
+        self._progress = Progress(
+            last, log_interval=config.log_interval_steps, label=stage.config.name, start=first
+        )
+        self._pending: tuple[int, dict[str, Any]] | None = None
+
+    def waiting_for(self, what: str) -> None:
+        """Shows what holds the loop up."""
+        self._progress.waiting_for(what)
+
+    def record(self, step: int, metrics: dict[str, Array], work: Work) -> None:
+        """Takes the metrics of the update that made `step`; writes those of the one before."""
+        self.flush()
+        self.timer.step(num_tokens=work.num_tokens, num_images=work.num_images, flops=work.flops)
+        self._pending = (step, metrics | self.timer.rates())
+
+    def flush(self) -> None:
+        """Writes what is pending.
+
+        Raises:
+            UserError: the last updates were all skipped because they were not finite.
+        """
+        if self._pending is None:
+            return
+        step, pending = self._pending
+        self._pending = None
+        values = {
+            name: value.item() if isinstance(value, jax.Array) else value
+            for name, value in pending.items()
+        }
+        place = {"stage": self._stage.config.name, "stage_step": step}
+        self._writer.write_scalars(self._stage.first_step + step, place | values)
+        self._progress.update(step, {name: values[name] for name in _SHOWN if name in values})
+        if values["skipped_in_a_row"]:
+            self._report_skip(step, values)
+
+    def close(self) -> None:
+        """Writes what is pending and ends the progress line."""
+        self.flush()
+        self._progress.close()
+        self._writer.flush()
+
+    def _report_skip(self, step: int, values: dict[str, float]) -> None:
+        """Tells of an update that was not made, and stops the run after too many of them."""
+        in_a_row = int(values["skipped_in_a_row"])
+        what = (
+            f"stage {self._stage.config.name}, step {step}: loss {values['loss']}, gradient norm "
+            f"{values['grad_norm']}; the update was skipped ({in_a_row} in a row)"
+        )
+        if in_a_row < MAX_SKIPPED_IN_A_ROW:
+            self._progress.close()
+            print(what, flush=True)
+            return
+        samples = ", ".join(self._stage.data.sample_ids(step - 1))
+        raise UserError(
+            f"{what}; nothing was learned from these steps and the run stops here. The last batch "
+            f"held {samples}. Look at these samples, lower the learning rate, or clip harder; "
+            "saved checkpoints are untouched"
+        )
+
+
+def peak_flops() -> float:
+    """Returns the peak FLOP/s of all devices; on a CPU, that of its measured matrix product."""
+    devices = jax.devices()
+    known = peak_flops_per_device(devices[0].device_kind)
+    if known is not None:
+        return known * len(devices)
+    return measured_float32_matmul_flops()

@@ -1,0 +1,89 @@
+"""Where a run begins: at step 0, or at the newest checkpoint that verifies.
+
+Order: `--resume=STEP` names a checkpoint; `must` and `auto` take the newest good one; without any,
+`must` fails and `auto` starts from scratch; `never` refuses a folder that already has checkpoints,
+so that nothing is ever overwritten.
+"""
+
+import dataclasses
+import hashlib
+
+from metamorph_jax.checkpoints.metadata import CheckpointMeta
+from metamorph_jax.checkpoints.store import CheckpointStore
+from metamorph_jax.config.schema_model import ModelConfig
+from metamorph_jax.config.schema_run import RunConfig
+from metamorph_jax.errors import UserError
+from metamorph_jax.models.init import abstract_params
+from metamorph_jax.optim.selection import flatten
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where to begin.
+
+    Attributes:
+        stage_index: of the first stage to run.
+        global_step: steps already done.
+        meta: of the checkpoint to restore, or None for a new run.
+    """
+
+    stage_index: int = 0
+    global_step: int = 0
+    meta: CheckpointMeta | None = None
+
+    def describe(self) -> str:
+        """Returns one phrase for the terminal."""
+        if self.meta is None:
+            return "a new run"
+        return f"resuming at step {self.global_step} ({self.meta.stage} {self.meta.stage_step})"
+
+
+def find_start(config: RunConfig, store: CheckpointStore, resume: str) -> Start:
+    """Returns where the run begins.
+
+    Args:
+        config: the recipe as given now; stages are matched by name.
+        store: the run's checkpoints.
+        resume: `auto`, `never`, `must`, or a global step.
+
+    Raises:
+        UserError: nothing to resume where it must, something where it must not, or a checkpoint
+            that another model or recipe wrote.
+    """
+    steps = store.steps()
+    if resume == "never":
+        if steps:
+            raise UserError(
+                f"--resume=never: {store.directory} already holds checkpoints at steps "
+                f"{steps}; give another --workdir, remove them, or use --resume=auto"
+            )
+        return Start()
+    if not (resume in ("auto", "must") or resume.isdigit()):
+        raise UserError(f"--resume={resume}: expected auto, never, must or a step number")
+    meta = store.read_meta(int(resume) if resume.isdigit() else None)
+    if meta is None:
+        if resume == "auto":
+            return Start()
+        raise UserError(f"--resume={resume}: no checkpoint in {store.directory}; use auto")
+    return _start_after(config, meta)
+
+
+def model_fingerprint(model: ModelConfig) -> str:
+    """Returns a hash of the parameters' names and shapes."""
+    leaves = flatten(abstract_params(model))
+    text = "\n".join(f"{path} {leaf.shape}" for path, leaf in sorted(leaves.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _start_after(config: RunConfig, meta: CheckpointMeta) -> Start:
+    """Returns the start that continues the checkpoint described by `meta`."""
+    names = [stage.name for stage in config.stages]
+    if meta.stage not in names:
+        raise UserError(
+            f"the checkpoint at step {meta.step} is of stage {meta.stage!r}, but the recipe has "
+            f"stages {names}; use the recipe of that run, or another --workdir"
+        )
+    index = names.index(meta.stage)
+    if meta.stage_step >= config.stages[index].total_steps:
+        index += 1
+    return Start(index, meta.step, meta)

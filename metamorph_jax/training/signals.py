@@ -1,0 +1,41 @@
+"""SIGTERM and Ctrl-C ask the loop to save and leave; a second one leaves at once."""
+
+import os
+import signal
+from types import TracebackType
+
+EXIT_CODE = 75  # EX_TEMPFAIL: "run me again", which schedulers can requeue on
+
+
+class StopRequest:
+    """Context manager that turns the first SIGTERM or SIGINT into a flag.
+
+    Attributes:
+        signal_name: what arrived, or None.
+    """
+
+    def __init__(self):
+        self.signal_name: str | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        return self.signal_name is not None
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.signal_name is not None:
+            os._exit(128 + number)
+        self.signal_name = signal.Signals(number).name

@@ -1,0 +1,168 @@
+"""Everything one stage of a recipe needs, made from its section: data, selection, step."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from metamorph_jax.config.schema_model import ModelConfig
+from metamorph_jax.config.schema_run import RunConfig, StageConfig
+from metamorph_jax.data.captions import CaptionData
+from metamorph_jax.data.pipeline import TrainingData
+from metamorph_jax.data.tokenizer import Tokenizer
+from metamorph_jax.errors import UserError
+from metamorph_jax.metrics.flops import contrastive_flops, count_batch, model_flops
+from metamorph_jax.models.init import abstract_params
+from metamorph_jax.optim.optimizer import make_optimizer
+from metamorph_jax.optim.selection import Selection, select
+from metamorph_jax.sharding.mesh import num_batch_shards
+from metamorph_jax.sharding.rules import batch_sharding
+from metamorph_jax.training.state import StateLayout, state_layout
+from metamorph_jax.training.step import make_train_step
+from metamorph_jax.typing import PyTree
+
+
+class Work(NamedTuple):
+    """What a step processes: tokens without padding, images, and model FLOPs."""
+
+    num_tokens: int
+    num_images: int
+    flops: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage, ready to run.
+
+    Attributes:
+        config: its section of the recipe.
+        first_step: global step at which it begins.
+        data: where batches come from; a pure function of (seed, step).
+        train_step: jitted (state, batch) -> (state, metrics).
+    """
+
+    config: StageConfig
+    first_step: int
+    data: TrainingData | CaptionData
+    selection: Selection
+    optimizer: optax.GradientTransformation
+    layout: StateLayout
+    train_step: Callable
+
+
+def first_steps(config: RunConfig) -> list[int]:
+    """Returns the global step at which each stage begins, and the end of the run."""
+    steps = [0]
+    for stage in config.stages:
+        steps.append(steps[-1] + stage.total_steps)
+    return steps
+
+
+def prepare_stage(config: RunConfig, index: int, mesh: Mesh, tokenizer: Tokenizer) -> Stage:
+    """Returns stage `index` of the recipe on `mesh`; allocates no arrays.
+
+    Raises:
+        UserError: the batch does not divide, data is missing or malformed, a prefix is wrong.
+    """
+    stage = config.stages[index]
+    check_batch_divides(stage, num_batch_shards(mesh))
+    selection = stage_selection(config, stage, tokenizer)
+    optimizer = stage_optimizer(stage, selection, abstract_params(config.model))
+    layout = state_layout(config.model, selection, optimizer, mesh)
+    return Stage(
+        config=stage,
+        first_step=first_steps(config)[index],
+        data=stage_data(config, stage, tokenizer),
+        selection=selection,
+        optimizer=optimizer,
+        layout=layout,
+        train_step=make_train_step(config.model, stage, selection, optimizer, layout, mesh),
+    )
+
+
+def stage_data(
+    config: RunConfig, stage: StageConfig, tokenizer: Tokenizer
+) -> TrainingData | CaptionData:
+    """Returns the source of a stage's batches."""
+    if stage.objective == "contrastive":
+        return CaptionData(
+            stage.data,
+            tokenizer,
+            image_size=config.model.vision.image_size,
+            seed=config.seed,
+            stage_name=stage.name,
+            global_batch_size=stage.global_batch_size,
+            shift_pixels=stage.shift_pixels,
+        )
+    return TrainingData(
+        stage.data,
+        tokenizer,
+        config.tokenizer.template,
+        image_size=config.model.vision.image_size,
+        num_visual_tokens=config.model.visual_tokens.num_tokens,
+        seed=config.seed,
+        stage_name=stage.name,
+        global_batch_size=stage.global_batch_size,
+    )
+
+
+def stage_selection(config: RunConfig, stage: StageConfig, tokenizer: Tokenizer) -> Selection:
+    """Returns which parameters the stage trains."""
+    special = tokenizer.special
+    rows = (special.image_start, special.image_end) if stage.train_new_token_rows else ()
+    params = abstract_params(config.model)
+    return select(params, stage.trained, stage.excluded, rows, where=f"config.stages.{stage.name}")
+
+
+def stage_optimizer(
+    stage: StageConfig, selection: Selection, params: PyTree
+) -> optax.GradientTransformation:
+    """Returns the stage's optimiser over the selected part of `params`."""
+    paths = list(jax.eval_shape(selection.split, params))
+    return make_optimizer(stage.optimizer, stage.total_steps, stage.global_batch_size, paths)
+
+
+def check_batch_divides(stage: StageConfig, num_shards: int) -> None:
+    """Raises a UserError unless each device gets the same rows in every micro-batch."""
+    if stage.global_batch_size % (num_shards * stage.grad_accum_steps):
+        raise UserError(
+            f"config.stages.{stage.name}.global_batch_size={stage.global_batch_size} does not "
+            f"divide by {num_shards} batch shards (mesh data x fsdp) x grad_accum_steps="
+            f"{stage.grad_accum_steps}; make it a multiple of "
+            f"{num_shards * stage.grad_accum_steps}, or change the mesh"
+        )
+
+
+def device_batches(
+    stage: Stage, model: ModelConfig, start_step: int, mesh: Mesh
+) -> Iterator[tuple[PyTree, Work]]:
+    """Yields the stage's batches from `start_step` on, born sharded, with what each is worth."""
+    sharding = batch_sharding(mesh)
+    num_processes = jax.process_count()
+    for batch in stage.data.batches(start_step, jax.process_index(), num_processes):
+        work = batch_work(model, stage.config, batch)
+        arrays = {
+            name: jax.make_array_from_process_local_data(sharding, array)
+            for name, array in batch.items()
+        }
+        yield arrays, Work(*(number * num_processes for number in work))
+
+
+def batch_work(model: ModelConfig, stage: StageConfig, batch: PyTree) -> Work:
+    """Returns the work in a batch that is still on the host."""
+    if stage.objective == "contrastive":
+        num_images = len(batch["images"])
+        num_tokens = int(batch["token_mask"].sum())
+        return Work(num_tokens, num_images, contrastive_flops(model, num_images))
+    counts = count_batch(batch, model.visual_tokens.num_tokens)
+    flops = model_flops(model, counts, stage.trained, stage.excluded)
+    return Work(counts.num_tokens, counts.num_images, flops)
+
+
+def describe_data(stage: Stage) -> str:
+    """Returns one line on what the stage trains on, for the terminal."""
+    facts = stage.data.describe()
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())

@@ -1,0 +1,65 @@
+"""Twenty steps on meshes of eight faked devices equal one device; every spec is as ruled."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from metamorph_jax.optim.selection import flatten
+from tests.tiny import tiny_batch, tiny_model, tiny_stage
+from tests.tolerances import FLOAT32_TRAINED
+from tests.training_setup import make_setup
+
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
+NUM_STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    setup = make_setup(tiny_model(), tiny_stage())
+    history = setup.run([tiny_batch(seed) for seed in range(NUM_STEPS)])
+    return history, flatten(jax.device_get(setup.state.params))
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_meshes_equal_one_device(mesh, one_device):
+    setup = make_setup(tiny_model(), tiny_stage(), mesh)
+    history = setup.run([tiny_batch(seed) for seed in range(NUM_STEPS)])
+    expected, params = one_device
+    for name in ("loss", "text_loss", "visual_loss"):
+        ours = [step[name] for step in history]
+        np.testing.assert_allclose(ours, [step[name] for step in expected], atol=FLOAT32_TRAINED)
+    for path, leaf in flatten(jax.device_get(setup.state.params)).items():
+        np.testing.assert_allclose(leaf, params[path], atol=FLOAT32_TRAINED, err_msg=path)
+    assert setup.step._cache_size() == 1
+
+
+def test_parameters_gradients_and_moments_lie_as_ruled():
+    setup = make_setup(tiny_model(), tiny_stage(), (2, 2, 2))
+    setup.run([tiny_batch(0)])
+    params = {path: leaf.sharding.spec for path, leaf in flatten(setup.state.params).items()}
+    block = "language_model/blocks/"
+    assert params["language_model/embed_tokens/embedding"] == P("tensor", "fsdp")
+    assert params["language_model/lm_head/kernel"] == P("fsdp", "tensor")
+    assert params[block + "attention/query/kernel"] == P(None, "fsdp", "tensor")
+    assert params[block + "attention/out/kernel"] == P(None, "tensor", None, "fsdp")
+    assert params[block + "mlp/gate/kernel"] == P(None, "fsdp", "tensor")
+    assert params[block + "mlp/down/kernel"] == P(None, "tensor", "fsdp")
+    for name in ("mu", "nu"):
+        for path, leaf in optax.tree.get(setup.state.opt_state, name).items():
+            assert leaf.sharding.is_equivalent_to(
+                jax.sharding.NamedSharding(setup.mesh, params[path]), leaf.ndim
+            ), (name, path)
+    for path, sharding in setup.layout.trained.items():
+        assert sharding.spec == params[path], path
+    assert setup.state.step.sharding.is_fully_replicated
+
+
+def test_each_device_holds_only_its_share():
+    model = dataclasses.replace(tiny_model())
+    setup = make_setup(model, tiny_stage(), (1, 4, 2))
+    kernel = setup.state.params["language_model"]["blocks"]["mlp"]["gate"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * 8 == kernel.size

@@ -1,0 +1,52 @@
+"""What `prepare_stage` makes, for a tiny model and batches that need no files."""
+
+import dataclasses
+
+import jax
+
+from metamorph_jax.config.schema_model import ModelConfig
+from metamorph_jax.config.schema_run import MeshConfig, StageConfig
+from metamorph_jax.models.init import abstract_params
+from metamorph_jax.optim.selection import select
+from metamorph_jax.sharding.mesh import create_mesh
+from metamorph_jax.sharding.rules import batch_sharding
+from metamorph_jax.training.stages import stage_optimizer
+from metamorph_jax.training.state import create_params, create_state, state_layout
+from metamorph_jax.training.step import make_train_step
+
+
+@dataclasses.dataclass
+class Setup:
+    mesh: jax.sharding.Mesh
+    layout: object
+    step: object
+    state: object
+
+    def run(self, batches: list[dict]) -> list[dict]:
+        """Trains on numpy batches; returns the metrics of each step as floats."""
+        history = []
+        with jax.set_mesh(self.mesh):
+            for batch in batches:
+                placed = jax.device_put(batch, batch_sharding(self.mesh))
+                self.state, metrics = self.step(self.state, placed)
+                history.append({name: float(value) for name, value in metrics.items()})
+        return history
+
+
+def make_setup(
+    model: ModelConfig,
+    stage: StageConfig,
+    mesh: tuple[int, int, int] = (1, 1, 1),
+    token_rows: tuple[int, ...] = (),
+) -> Setup:
+    """Returns a stage on a mesh of the first devices."""
+    data, fsdp, tensor = mesh
+    devices = jax.devices()[: data * fsdp * tensor]
+    mesh = create_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), devices)
+    selection = select(abstract_params(model), stage.trained, stage.excluded, token_rows)
+    optimizer = stage_optimizer(stage, selection, abstract_params(model))
+    layout = state_layout(model, selection, optimizer, mesh)
+    with jax.set_mesh(mesh):
+        state = create_state(create_params(model, 0, mesh), selection, optimizer, layout)
+        step = make_train_step(model, stage, selection, optimizer, layout, mesh)
+    return Setup(mesh, layout, step, state)

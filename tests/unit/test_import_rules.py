@@ -1,0 +1,102 @@
+"""Who may import whom (docs/design.md), read from the sources."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "metamorph_jax"
+EVERYWHERE = {"config", "errors", "typing"}
+ROOMS = {
+    "config": set(),
+    "ops": set(),
+    "sharding": {"ops"},
+    "models": {"ops", "sharding"},
+    "objectives": {"ops"},
+    "optim": {"ops"},
+    "metrics": {"ops"},
+    "data": set(),
+    "checkpoints": {"sharding"},
+    "hub": {"sharding", "models"},
+    "training": {
+        "models",
+        "objectives",
+        "optim",
+        "data",
+        "checkpoints",
+        "metrics",
+        "sharding",
+    },
+    "decoding": {"models", "data", "checkpoints", "sharding", "hub"},
+    "visualizer": {"metrics"},
+    "report": {"decoding", "data", "checkpoints", "metrics", "models", "sharding", "visualizer"},
+}
+ONLY_IN = {
+    "flax.linen": {"models"},
+    "torch": {"visualizer", "hub"},
+    "diffusers": {"visualizer"},
+    "tensorflow": set(),
+    "orbax": {"checkpoints"},
+    "ml_collections": {"config"},
+}
+NO_JAX = {"config", "data", "visualizer"}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    """Returns the room of a module, or "" for a front door at the top."""
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def imports(path: Path) -> set[str]:
+    """Returns every dotted name that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def is_under(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_module_imports_only_what_its_room_may(path):
+    room = room_of(path)
+    for name in imports(path):
+        for package, rooms in ONLY_IN.items():
+            if is_under(name, package):
+                assert room in rooms, f"{name} belongs to {sorted(rooms)}"
+        if room in NO_JAX:
+            assert not is_under(name, "jax"), f"{room} never imports jax"
+        parts = name.split(".")
+        if room and parts[0] == "metamorph_jax" and len(parts) > 1:
+            allowed = ROOMS[room] | EVERYWHERE | {room}
+            assert parts[1] in allowed, f"{room} may not import {name}"
+
+
+@pytest.mark.parametrize("module", ["metamorph_jax.config", "metamorph_jax.train"])
+def test_import_is_light(module):
+    heavy = "{'jax', 'torch', 'orbax'}"
+    code = f"import sys, {module}; sys.exit(' '.join({heavy} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_training_needs_neither_torch_nor_tensorflow():
+    code = (
+        "import sys, metamorph_jax.training.loop, metamorph_jax.decoding.generator;"
+        "sys.exit(' '.join({'torch', 'tensorflow'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
