@@ -39,7 +39,7 @@ def encoder(data):
         "name": "encoder",
         "objective": "contrastive",
         "trained": ["vision_tower", "contrastive"],
-        "data": sources(data, ("captions.jsonl",)),
+        "data": sources(data, ("captions.jsonl",)) | {"max_seq_len": 8},
         "optimizer": {"learning_rate": 1e-3, "weight_decay": 0.05},
         "loss": {"reconstruction_weight": 10.0},
         "total_steps": 600,

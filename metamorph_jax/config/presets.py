@@ -55,7 +55,7 @@ LLM = {
         _LLAMA3_8B, num_layers=80, num_heads=64, embed_dim=8192, mlp_dim=28672
     ),
     "digits": LlamaConfig(  # the demo: two CPU cores, one minute
-        vocab_size=320,
+        vocab_size=452,
         num_layers=4,
         num_heads=4,
         num_kv_heads=4,

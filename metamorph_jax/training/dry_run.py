@@ -18,7 +18,7 @@ from metamorph_jax.models.init import abstract_params
 from metamorph_jax.optim.schedule import num_warmup_steps, peak_learning_rate
 from metamorph_jax.optim.selection import flatten, select
 from metamorph_jax.training.memory import estimate_memory
-from metamorph_jax.training.stages import check_batch_divides, stage_data
+from metamorph_jax.training.stages import check_batch_divides, check_vocabulary, stage_data
 
 GIB = 2**30
 
@@ -99,7 +99,12 @@ def _flops(config: RunConfig, stage: StageConfig) -> float:
     rows, length = stage.global_batch_size, stage.data.max_seq_len
     num_tokens = config.model.visual_tokens.num_tokens
     images = rows * min(stage.data.max_images, length // (num_tokens + 2))
-    counts = BatchCounts(rows * length, rows * length**2, images, images * num_tokens)
+    counts = BatchCounts(
+        num_tokens=rows * length,
+        sum_squared_lengths=rows * length**2,
+        num_images=images,
+        num_visual_targets=images * num_tokens,
+    )
     return model_flops(config.model, counts, stage.trained, stage.excluded)
 
 
@@ -116,6 +121,7 @@ def _print_sample(config: RunConfig) -> list[str]:
         tokenizer = load_tokenizer(config.tokenizer.path)
     except UserError as error:
         return [f"config.tokenizer.path: {error}", *missing]
+    check_vocabulary(config, tokenizer)
     if missing or stage.objective != "vpit":
         return missing
     data = stage_data(config, stage, tokenizer)

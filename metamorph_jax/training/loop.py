@@ -24,6 +24,7 @@ from metamorph_jax.training.resume import Start, find_start, model_fingerprint
 from metamorph_jax.training.signals import EXIT_CODE, StopRequest
 from metamorph_jax.training.stages import (
     Stage,
+    check_vocabulary,
     describe_data,
     device_batches,
     first_steps,
@@ -65,6 +66,7 @@ def train(
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = create_mesh(config.mesh)
     tokenizer = load_tokenizer(config.tokenizer.path)
+    check_vocabulary(config, tokenizer)
     store = CheckpointStore(workdir / "checkpoints", keep=config.checkpoint.keep)
     start = find_start(config, store, resume)
     (workdir / "recipe.txt").write_text(to_text(config) + "\n")

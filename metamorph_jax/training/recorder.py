@@ -83,12 +83,22 @@ class Recorder:
             self._progress.close()
             print(what, flush=True)
             return
-        samples = ", ".join(self._stage.data.sample_ids(step - 1))
         raise UserError(
             f"{what}; nothing was learned from these steps and the run stops here. The last batch "
-            f"held {samples}. Look at these samples, lower the learning rate, or clip harder; "
-            "saved checkpoints are untouched"
+            f"held {_by_file(self._stage.data.sample_ids(step - 1))}. Look at these samples, lower "
+            "the learning rate, or clip harder; saved checkpoints are untouched"
         )
+
+
+def _by_file(sample_ids: list[str]) -> str:
+    """Returns FILE:LINE ids as "FILE lines 1, 2, 5"."""
+    lines: dict[str, list[int]] = {}
+    for sample in sample_ids:
+        file, _, line = sample.rpartition(":")
+        lines.setdefault(file, []).append(int(line))
+    return "; ".join(
+        f"{file} lines {', '.join(map(str, sorted(numbers)))}" for file, numbers in lines.items()
+    )
 
 
 def peak_flops() -> float:

@@ -136,6 +136,16 @@ def check_batch_divides(stage: StageConfig, num_shards: int) -> None:
         )
 
 
+def check_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Raises a UserError if the tokenizer has ids that the model has no embedding for."""
+    if tokenizer.vocab_size > config.model.llm.vocab_size:
+        raise UserError(
+            f"config.model.llm.vocab_size={config.model.llm.vocab_size}, but the tokenizer in "
+            f"{config.tokenizer.path} has {tokenizer.vocab_size} ids; set "
+            f"--config.model.llm.vocab_size={tokenizer.vocab_size}, or use the model's tokenizer"
+        )
+
+
 def device_batches(
     stage: Stage, model: ModelConfig, start_step: int, mesh: Mesh
 ) -> Iterator[tuple[PyTree, Work]]:
