@@ -90,7 +90,7 @@ class Selector:
             raise UserError(
                 f"no checkpoint in {self._directory} is usable ({', '.join(unusable)}), and this "
                 "run did not begin from nothing. The log lines above say which files are damaged; "
-                "bring back a copy of them, or start anew on purpose with --resume=never"
+                "bring back a copy of them, or start anew in another --workdir"
             )
         return None
 

@@ -48,6 +48,9 @@ class CheckpointStore:
         directory: holds one folder per checkpoint; made when the first one is saved.
         keep: newest complete checkpoints kept, at least 2.
 
+    Attributes:
+        directory: the same, as an absolute path.
+
     Raises:
         UserError: `keep` is below 2.
     """
@@ -58,9 +61,9 @@ class CheckpointStore:
                 f"checkpoint.keep={keep}: at least 2 checkpoints are kept, so that one is left "
                 "when the newest turns out to be damaged"
             )
-        self._directory = Path(directory).absolute()
+        self.directory = Path(directory).absolute()
         self._keep = keep
-        self._selector = Selector(self._directory)
+        self._selector = Selector(self.directory)
         self._thread: threading.Thread | None = None
         self._failures: list[UserError] = []  # of the saves since the last one that succeeded
         self._is_swept = False
@@ -91,7 +94,7 @@ class CheckpointStore:
             raise self._failures[-1]
         named = name_leaves(state)
         specs = array_specs(named)
-        temporary = folders.temporary_folder_of(self._directory, step, broadcast(os.getpid()))
+        temporary = folders.temporary_folder_of(self.directory, step, broadcast(os.getpid()))
         try:
             self._make_folder(temporary)
             writer = ArrayWriter()
@@ -117,7 +120,7 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Returns the steps of the complete checkpoints (those with a manifest), newest first."""
-        return complete_steps(self._directory)
+        return complete_steps(self.directory)
 
     def restore(
         self, abstract_state: PyTree, step: int | None = None
@@ -164,7 +167,7 @@ class CheckpointStore:
         folder = self._selector.choose(step, quarantine=False)
         if folder is None:
             raise UserError(
-                f"there is no checkpoint in {self._directory}; expected the folder `checkpoints` "
+                f"there is no checkpoint in {self.directory}; expected the folder `checkpoints` "
                 "of a run, with subfolders such as 00000500"
             )
         wanted = {_PARAMS + name: leaf for name, leaf in name_leaves(abstract_params).items()}
@@ -190,7 +193,7 @@ class CheckpointStore:
         problem = None
         if jax.process_index() == 0:
             try:
-                self._directory.mkdir(parents=True, exist_ok=True)
+                self.directory.mkdir(parents=True, exist_ok=True)
                 self._sweep()
                 temporary.mkdir()
             except OSError as error:
@@ -211,7 +214,7 @@ class CheckpointStore:
             if jax.process_index() == 0:
                 write_durably(temporary / _META_FILE, meta.to_json())
                 write_manifest(temporary, specs)
-                folders.publish(temporary, folders.folder_of(self._directory, meta.step))
+                folders.publish(temporary, folders.folder_of(self.directory, meta.step))
         except Exception as error:  # nobody called this; the next call of the store raises it
             self._abandon(temporary, error, specs, meta.step)
             return
@@ -227,7 +230,7 @@ class CheckpointStore:
         is_full = _is_disk_full(error)
         reason = self._room(specs) if is_full else f"{type(error).__name__}: {error}"
         failure = UserError(
-            f"the checkpoint of step {step} was not saved in {self._directory}: {reason}. "
+            f"the checkpoint of step {step} was not saved in {self.directory}: {reason}. "
             f"Complete and untouched there: {self.steps() or 'none'}"
         )
         failure.__cause__ = error
@@ -237,7 +240,7 @@ class CheckpointStore:
 
     def _room(self, specs: Mapping[str, ArraySpec]) -> str:
         needed = sum(_num_bytes(spec) for spec in specs.values())
-        place = next(path for path in (self._directory, *self._directory.parents) if path.exists())
+        place = next(path for path in (self.directory, *self.directory.parents) if path.exists())
         return (
             f"no space left: about {needed:,} bytes are needed, {shutil.disk_usage(place).free:,} "
             "are free. Make room, lower checkpoint.keep, or choose another disk with --workdir"
@@ -248,18 +251,18 @@ class CheckpointStore:
         complete = self.steps()
         try:
             for later in (other for other in complete if other > step):
-                target = folders.set_aside(folders.folder_of(self._directory, later), "superseded")
+                target = folders.set_aside(folders.folder_of(self.directory, later), "superseded")
                 message = "the run went on from before step %d; its checkpoint is kept as %s"
                 _logger.error(message, later, target)
             for old in [other for other in complete if other <= step][self._keep :]:
-                folders.delete(self._directory, old)
+                folders.delete(self.directory, old)
         except OSError as error:
             _logger.error("checkpoint %d is saved, but tidying up after it failed: %s", step, error)
 
     def _sweep(self) -> None:
         """Once per store: removes what killed processes left behind."""
         if not self._is_swept and jax.process_index() == 0:
-            folders.remove_leftovers(self._directory)
+            folders.remove_leftovers(self.directory)
         self._is_swept = True
 
     def _join(self) -> None:

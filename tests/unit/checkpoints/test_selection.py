@@ -117,7 +117,7 @@ def test_all_damaged_is_an_error_now_and_at_every_later_start(directory):
         with pytest.raises(UserError) as caught:
             store.restore(abstract(make_state(0)))
         assert "00000001.damaged-1, 00000002.damaged-1" in str(caught.value)
-        assert "--resume=never" in str(caught.value)
+        assert "--workdir" in str(caught.value)
         for read in (store.read_meta, lambda s=store: s.restore_params({})):
             with pytest.raises(UserError, match="usable"):
                 read()
