@@ -6,12 +6,12 @@ The order within a step is fixed: wait for a batch, dispatch the update, record 
 
 import dataclasses
 import json
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
 
-from metamorph_jax.checkpoints.metadata import CheckpointMeta
+from metamorph_jax.checkpoints.metadata import CheckpointMeta, library_versions
+from metamorph_jax.checkpoints.naming import tree_fingerprint
 from metamorph_jax.checkpoints.store import CheckpointStore
 from metamorph_jax.config.loading import to_dict, to_text
 from metamorph_jax.config.schema_run import RunConfig
@@ -20,7 +20,7 @@ from metamorph_jax.metrics.phases import phase
 from metamorph_jax.metrics.writers import MetricWriter
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.training.recorder import Recorder
-from metamorph_jax.training.resume import Start, find_start, model_fingerprint
+from metamorph_jax.training.resume import Start, find_start
 from metamorph_jax.training.signals import EXIT_CODE, StopRequest
 from metamorph_jax.training.stages import (
     Stage,
@@ -87,8 +87,9 @@ def train(
                     state = _enter_stage(run, stage, start, params)
                     state = run_stage(run, stage, state, stop)
                 params = state.params
-            store.wait()
     finally:
+        # Also after an error: what was being saved is still good.
+        store.wait()
         writer.close()
     return EXIT_CODE if stop else 0
 
@@ -116,7 +117,7 @@ def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> T
         _save(run, stage, state, step)
     if stop:
         run.store.wait()
-        print(f"{stop.signal_name}: saved step {stage.first_step + step}", flush=True)
+        print(f"{stop.signal_name}: stopped at step {stage.first_step + step}, saved", flush=True)
     return state
 
 
@@ -124,8 +125,8 @@ def _enter_stage(run: Run, stage: Stage, start: Start, params: PyTree | None) ->
     """Returns the state a stage begins with: resumed, carried over, or new."""
     if start.meta is not None and params is None:
         if start.meta.stage == stage.config.name:
-            return run.store.restore(stage.layout.abstract, start.global_step)[0]
-        params, _ = run.store.restore_params(stage.layout.abstract.params, start.global_step)
+            return run.store.restore(stage.layout.abstract, start.restore_step)[0]
+        params, _ = run.store.restore_params(stage.layout.abstract.params, start.restore_step)
     if params is None:
         params = create_params(run.config.model, run.config.seed, run.mesh)
     return create_state(params, stage.selection, stage.optimizer, stage.layout)
@@ -141,7 +142,7 @@ def _save(run: Run, stage: Stage, state: TrainState, step: int) -> None:
         data_fingerprint=stage.data.fingerprint,
         seed=run.config.seed,
         recipe=json.dumps(to_dict(run.config)),
-        model_fingerprint=model_fingerprint(run.config.model),
-        versions={name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
+        model_fingerprint=tree_fingerprint(state.params),
+        versions=library_versions(),
     )
     run.store.save(meta.step, state, meta)

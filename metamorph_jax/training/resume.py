@@ -6,15 +6,11 @@ so that nothing is ever overwritten.
 """
 
 import dataclasses
-import hashlib
 
 from metamorph_jax.checkpoints.metadata import CheckpointMeta
 from metamorph_jax.checkpoints.store import CheckpointStore
-from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import RunConfig
 from metamorph_jax.errors import UserError
-from metamorph_jax.models.init import abstract_params
-from metamorph_jax.optim.selection import flatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +21,18 @@ class Start:
         stage_index: of the first stage to run.
         global_step: steps already done.
         meta: of the checkpoint to restore, or None for a new run.
+        is_named: the user named the step, so nothing else will do.
     """
 
     stage_index: int = 0
     global_step: int = 0
     meta: CheckpointMeta | None = None
+    is_named: bool = False
+
+    @property
+    def restore_step(self) -> int | None:
+        """What to ask the store for: the named step, or None for the newest good one."""
+        return self.global_step if self.is_named else None
 
     def describe(self) -> str:
         """Returns one phrase for the terminal."""
@@ -65,17 +68,10 @@ def find_start(config: RunConfig, store: CheckpointStore, resume: str) -> Start:
         if resume == "auto":
             return Start()
         raise UserError(f"--resume={resume}: no checkpoint in {store.directory}; use auto")
-    return _start_after(config, meta)
+    return _start_after(config, meta, is_named=resume.isdigit())
 
 
-def model_fingerprint(model: ModelConfig) -> str:
-    """Returns a hash of the parameters' names and shapes."""
-    leaves = flatten(abstract_params(model))
-    text = "\n".join(f"{path} {leaf.shape}" for path, leaf in sorted(leaves.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _start_after(config: RunConfig, meta: CheckpointMeta) -> Start:
+def _start_after(config: RunConfig, meta: CheckpointMeta, is_named: bool) -> Start:
     """Returns the start that continues the checkpoint described by `meta`."""
     names = [stage.name for stage in config.stages]
     if meta.stage not in names:
@@ -86,4 +82,4 @@ def _start_after(config: RunConfig, meta: CheckpointMeta) -> Start:
     index = names.index(meta.stage)
     if meta.stage_step >= config.stages[index].total_steps:
         index += 1
-    return Start(index, meta.step, meta)
+    return Start(index, meta.step, meta, is_named)
