@@ -201,11 +201,11 @@ class TrainingData:
         """
         seen = set()
         for index in range(len(self._store)):
-            example, source = self._store[index], self._store.source_of(index)
+            example, loader = self._store[index], self._loaders[self._store.source_of(index)]
             for path in example.images:
-                if (source, path) not in seen:
-                    self._loaders[source].load(path, example.where)
-                    seen.add((source, path))
+                if (loader, path) not in seen:
+                    loader.load(path, example.where)
+                    seen.add((loader, path))
         return len(seen)
 
 
@@ -224,15 +224,19 @@ def check_sources(data: DataConfig) -> None:
 def image_loaders(
     data: DataConfig, image_size: int, pad_color: tuple[int, int, int]
 ) -> list[ImageLoader]:
-    """Returns one loader per source; without `image_root`, images are beside the source's file."""
+    """Returns the loader of each source; sources with the same folder share one.
+
+    Without `image_root`, images are beside the source's file.
+    """
 
     def root(source: SourceConfig) -> str:
         return source.image_root or os.path.dirname(source.path) or "."
 
-    return [
-        ImageLoader(root(source), image_size, data.image_geometry, pad_color)
-        for source in data.sources
-    ]
+    by_root = {
+        folder: ImageLoader(folder, image_size, data.image_geometry, pad_color)
+        for folder in map(root, data.sources)
+    }
+    return [by_root[root(source)] for source in data.sources]
 
 
 def stack(rows: list[Row]) -> Any:

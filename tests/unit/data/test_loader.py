@@ -1,0 +1,63 @@
+import itertools
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from metamorph_jax.data.loader import iterate_steps, process_rows
+from metamorph_jax.errors import UserError
+
+
+def square(step):
+    return {"x": np.full((2, 3), step * step), "pid": np.array(os.getpid())}
+
+
+def failing(step):
+    if step == 3:
+        raise UserError("data.jsonl:3: image 'a.png' cannot be read; check the path")
+    return square(step)
+
+
+def survives(step):
+    """Signals its own process as a scheduler signals a whole process group."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    return square(step)
+
+
+@pytest.mark.parametrize(("workers", "prefetch"), [(0, 0), (0, 1), (0, 4), (2, 4)])
+def test_order_does_not_depend_on_workers(workers, prefetch):
+    batches = iterate_steps(square, 5, workers, prefetch)
+    found = list(itertools.islice(batches, 6))
+    batches.close()
+    assert [int(batch["x"][1, 2]) for batch in found] == [step * step for step in range(5, 11)]
+    pids = {int(batch["pid"]) for batch in found}
+    assert (pids == {os.getpid()}) if workers == 0 else (os.getpid() not in pids)
+    assert len(pids) == max(workers, 1)
+
+
+def test_mistake_arrives_at_its_step():
+    batches = iterate_steps(failing, 1, 0, 2)
+    assert [int(next(batches)["x"][0, 0]) for _ in range(2)] == [1, 4]
+    with pytest.raises(UserError) as caught:
+        next(batches)
+    assert str(caught.value) == "data.jsonl:3: image 'a.png' cannot be read; check the path"
+
+
+def test_workers_ignore_signals_and_end_when_the_iterator_is_closed():
+    batches = iterate_steps(survives, 0, 1, 1)
+    found = [next(batches) for _ in range(3)]
+    assert [int(batch["x"][0, 0]) for batch in found] == [0, 1, 4]
+    pid = int(found[0]["pid"])
+    batches.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_processes_share_the_rows_of_a_step():
+    shares = [process_rows(3, 12, index, 4) for index in range(4)]
+    assert [row for share in shares for row in share] == list(range(36, 48))
+    assert process_rows(3, 12) == range(36, 48)
+    with pytest.raises(UserError, match="global_batch_size=10 is no multiple of the 4 processes"):
+        process_rows(0, 10, 0, 4)
