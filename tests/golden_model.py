@@ -1,5 +1,7 @@
 """Golden cases in our terms: configuration, packed batch, and gradients by Hugging Face name."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,6 @@ from metamorph_jax.models.metamorph import MetaMorph
 from metamorph_jax.objectives.reduce import weighted_mean
 from metamorph_jax.objectives.text import text_loss, text_loss_per_token
 from metamorph_jax.objectives.visual import visual_loss
-from tests.golden_data import load_case
 
 IGNORED_LABEL = -100
 
@@ -176,54 +177,79 @@ class Packed:
         self.expanded_labels[i, :length] = labels
         self.expanded_mask[i, :length] = 1
 
-    def flat_images(self, features: np.ndarray, images_per_sample: np.ndarray) -> np.ndarray:
+    def rows_of_images(self, flat: np.ndarray, images_per_sample: np.ndarray) -> np.ndarray:
+        """Returns [rows, images, ...], unused places zero, of the reference's flat order."""
+        rows = np.zeros((len(images_per_sample), images_per_sample.max(), *flat.shape[1:]), "f4")
+        first = np.concatenate([[0], np.cumsum(images_per_sample)])
+        for i, count in enumerate(images_per_sample):
+            rows[i, :count] = flat[first[i] : first[i] + count]
+        return rows
+
+    def flat_images(self, rows: np.ndarray, images_per_sample: np.ndarray) -> np.ndarray:
         """Returns [images, ...] in the reference's flat order of our [rows, images, ...]."""
-        return np.concatenate([features[i, :n] for i, n in enumerate(images_per_sample)])
+        return np.concatenate([rows[i, :n] for i, n in enumerate(images_per_sample)])
 
 
-def losses(params: dict, batch: dict, config: ModelConfig, kind: str, weight: float):
+def losses(params: dict, features, batch: dict, config: ModelConfig, kind: str, weight: float):
     """Returns (total, parts) as a training step computes them, with a small vocabulary chunk."""
     model = MetaMorph(config)
-    out = model.apply({"params": params}, batch)
-    raw = model.apply({"params": params}, out.hidden, method="predict_visual_raw")
-    prediction = model.apply({"params": params}, out.hidden, method="predict_visual")
+
+    def call(method, *args):
+        return model.apply({"params": params}, *args, method=method)
+
+    visual = call("connect", features)
+    embeddings = call("embed", batch["tokens"], batch["visual_index"], visual)
+    hidden = call("decode", embeddings, batch["segment_ids"], batch["positions"])
+    prediction = call("predict_visual", hidden)
     head = model.head_table(params)
     chunked = {"vocab_size": config.llm.vocab_size, "chunk_size": 100}
-    text = text_loss(out.hidden, head, batch["targets"], batch["loss_mask"], **chunked)
-    visual = visual_loss(prediction, out.features, batch["visual_target"], kind)
-    text_mean = weighted_mean(text.sum, text.count)
-    visual_mean = weighted_mean(visual.loss.sum, visual.loss.count)
+    text = text_loss(hidden, head, batch["targets"], batch["loss_mask"], **chunked)
+    loss = visual_loss(prediction, features, batch["visual_target"], kind)
     parts = {
-        "text": text_mean,
-        "visual": visual_mean,
-        "cosine": weighted_mean(visual.cosine.sum, visual.cosine.count),
+        "text": weighted_mean(text.sum, text.count),
+        "visual": weighted_mean(loss.loss.sum, loss.loss.count),
+        "cosine": weighted_mean(loss.cosine.sum, loss.cosine.count),
         "text_count": jnp.sum(text.count),
-        "visual_count": jnp.sum(visual.loss.count),
-        "features": out.features,
-        "hidden": out.hidden,
-        "raw": raw,
+        "visual_count": jnp.sum(loss.loss.count),
+        "projected": visual,
+        "embeddings": embeddings,
+        "hidden": hidden,
+        "raw": call("predict_visual_raw", hidden),
         "prediction": prediction,
-        "per_token": text_loss_per_token(out.hidden, head, batch["targets"], **chunked),
+        "text_per_token": text_loss_per_token(hidden, head, batch["targets"], **chunked),
     }
-    return text_mean + weight * visual_mean, parts
+    return parts["text"] + weight * parts["visual"], parts
 
 
 class GoldenRun:
-    """One golden case, computed: losses, intermediate values, and gradients of trained tensors."""
+    """One golden case, computed from our features or from given ones.
+
+    Attributes:
+        features: of our tower.
+        params: whole tree, from the case's weights.
+        trained: all but the tower.
+    """
 
     def __init__(
         self, config: ModelConfig, weights: dict, packed: Packed, kind: str, weight: float
     ):
         self.config, self.packed = config, packed
         self.params = jax.tree.map(jnp.asarray, metamorph.from_hf(weights, config))
-
-        def loss(trained):
-            tower = {"vision_tower": self.params["vision_tower"]}
-            return losses(trained | tower, packed.batch, config, kind, weight)
-
         self.trained = {k: v for k, v in self.params.items() if k != "vision_tower"}
-        run = jax.jit(jax.value_and_grad(loss, has_aux=True))
-        (self.total, self.parts), self.grads = jax.device_get(run(self.trained))
+        images = packed.batch["images"]
+        encode = jax.jit(functools.partial(MetaMorph(config).apply, method="encode"))
+        self.features = jax.device_get(encode({"params": self.params}, images))
+
+        def loss(trained, features):
+            return losses(trained, features, packed.batch, config, kind, weight)
+
+        self._run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+    def evaluate(self, features: np.ndarray | None = None) -> tuple[float, dict, dict]:
+        """Returns (total loss, values on the way, gradients); features: default ours."""
+        features = self.features if features is None else features
+        (total, parts), grads = jax.device_get(self._run(self.trained, features))
+        return total, parts, grads
 
     def by_hf_name(self, trained: dict) -> dict[str, np.ndarray]:
         """Returns a tree shaped like the trained parameters as tensors with golden names."""
@@ -231,11 +257,7 @@ class GoldenRun:
         return metamorph.to_hf(jax.device_get(trained) | tower, self.config)
 
 
-def load_run(case: str) -> tuple[dict, dict, GoldenRun]:
-    """Returns (JSON, tensors, run) of case A, A-rope or B."""
-    fields, tensors = load_case(case)
-    config = fields["config"]
-    packed = Packed(with_prefix(tensors, "inputs/"), config)
-    weight = config["vision_coef"] if config["use_visual_loss"] else 0.0
-    weights = with_prefix(tensors, "weights/")
-    return fields, tensors, GoldenRun(model_config(config), weights, packed, "cosine", weight)
+def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Returns the L2 norm of the difference divided by that of `theirs` (if it is not zero)."""
+    size = np.linalg.norm(theirs)
+    return np.linalg.norm(np.asarray(ours) - theirs) / (size if size > 0 else 1.0)
