@@ -1,0 +1,87 @@
+"""A visualizer of a few thousand parameters, and the files it is trained on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save_file
+
+from metamorph_jax.visualizer.schema import (
+    CheckpointConfig,
+    DiffusionConfig,
+    LatentsConfig,
+    ProjectorConfig,
+    TrainingConfig,
+    UNetConfig,
+    VisualizerConfig,
+    VisualizerRunConfig,
+)
+
+NUM_TOKENS, TOKEN_DIM = 4, 6
+MODEL = VisualizerConfig(
+    num_tokens=NUM_TOKENS,
+    token_dim=TOKEN_DIM,
+    context_dim=8,
+    context_len=5,
+    projector=ProjectorConfig(hidden_dim=12, use_positions=True),
+    unet=UNetConfig(
+        channels=(8, 16),
+        cross_attention=(False, True),
+        layers_per_block=1,
+        num_heads=2,
+        norm_groups=4,
+    ),
+    latents=LatentsConfig(size=4, picture_size=8),
+    diffusion=DiffusionConfig(prediction_type="v_prediction"),
+)
+RUN = VisualizerRunConfig(
+    name="tiny",
+    model=MODEL,
+    training=TrainingConfig(
+        total_steps=6, batch_size=4, learning_rate=1e-3, schedule="cosine", warmup_steps=1
+    ),
+    checkpoint=CheckpointConfig(interval_steps=2),
+)
+
+# The same recipe as a file, as a user would write it.
+RECIPE = """
+from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict({
+        "name": "tiny",
+        "model": {
+            "num_tokens": 4, "token_dim": 6, "context_dim": 8, "context_len": 5,
+            "projector": {"hidden_dim": 12, "use_positions": True},
+            "unet": {
+                "channels": [8, 16], "cross_attention": [False, True],
+                "layers_per_block": 1, "num_heads": 2, "norm_groups": 4,
+            },
+            "latents": {"size": 4, "picture_size": 8},
+            "diffusion": {"prediction_type": "v_prediction"},
+        },
+        "training": {
+            "total_steps": 6, "batch_size": 4, "learning_rate": 1e-3,
+            "schedule": "cosine", "warmup_steps": 1,
+        },
+        "checkpoint": {"interval_steps": 2},
+    })
+"""
+
+
+def write_data(folder: Path, count: int = 10) -> tuple[Path, Path]:
+    """Writes random features and pictures; returns (features file, image root)."""
+    random = np.random.default_rng(0)
+    images = folder / "images"
+    images.mkdir(parents=True)
+    names = [f"{index}.png" for index in range(count)]
+    for name in names:
+        pixels = random.integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(images / name)
+    features = random.normal(size=(count, NUM_TOKENS, TOKEN_DIM)).astype(np.float32)
+    file = folder / "features.safetensors"
+    save_file({"features": features}, file, metadata={"images": json.dumps(names)})
+    save_file({"visual_tokens": features[:3]}, folder / "visual_tokens.safetensors")
+    return file, images
