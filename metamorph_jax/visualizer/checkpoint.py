@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from metamorph_jax.config.loading import from_dict, to_dict
 from metamorph_jax.errors import UserError
+from metamorph_jax.visualizer.dataset import ENCODER
 from metamorph_jax.visualizer.model import Visualizer
 from metamorph_jax.visualizer.schema import VisualizerConfig
 
@@ -155,12 +156,13 @@ def load_visualizer(folder: Path) -> Visualizer:
     elif (folder / MANIFEST_FILE).exists() and (damage := find_damage(folder)):
         raise UserError(f"{folder}: {damage}; use another checkpoint of the run")
     visualizer = Visualizer(_read_config(where / CONFIG_FILE))
-    load_weights(visualizer, where / WEIGHTS_FILE)
+    metadata = load_weights(visualizer, where / WEIGHTS_FILE)
+    visualizer.encoder_fingerprint = metadata.get(ENCODER)
     return visualizer.eval()
 
 
-def load_weights(module: nn.Module, file: Path) -> None:
-    """Copies the weights in `file` into `module`.
+def load_weights(module: nn.Module, file: Path) -> dict[str, str]:
+    """Copies the weights in `file` into `module`; returns the file's metadata.
 
     Raises:
         UserError: no safetensors file, or its tensors are not exactly those of `module`.
@@ -168,7 +170,9 @@ def load_weights(module: nn.Module, file: Path) -> None:
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     try:
-        stored = load_file(file)
+        with safe_open(file, framework="pt") as opened:
+            stored = {name: opened.get_tensor(name) for name in opened.keys()}
+            metadata = opened.metadata() or {}
     except SafetensorError as error:
         raise UserError(f"{file}: not a whole safetensors file ({error})") from None
     wanted = module.state_dict()
@@ -186,6 +190,7 @@ def load_weights(module: nn.Module, file: Path) -> None:
             f"shape {differing[:3]}"
         )
     module.load_state_dict(stored)
+    return metadata
 
 
 def load_training_state(checkpoint: Path) -> TrainingState:
@@ -213,7 +218,9 @@ def _write_files(folder: Path, visualizer: Visualizer, state: TrainingState) -> 
     config = json.dumps(to_dict(visualizer.config), indent=1)
     (folder / CONFIG_FILE).write_text(config + "\n", "utf-8")
     weights = {name: tensor.contiguous() for name, tensor in visualizer.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    encoder = visualizer.encoder_fingerprint
+    known = {ENCODER: encoder} if encoder else {}
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"} | known)
     metadata = {
         "step": str(state.step),
         "recipe": json.dumps(state.recipe),

@@ -4,7 +4,8 @@
                     list of n image paths relative to the image root
     token file      safetensors: tensor "visual_tokens" float32 [n, P, E] (paint.py reads it)
 
-A batch is a pure function of (seed, step): resuming needs no state but the step.
+Both may say in their metadata which encoder they come from ("encoder_fingerprint"). A batch is a
+pure function of (seed, step): resuming needs no state but the step.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from metamorph_jax.visualizer.latents import PixelLatents
 from metamorph_jax.visualizer.schema import VisualizerConfig
 
 FEATURES, VISUAL_TOKENS = "features", "visual_tokens"
+ENCODER = "encoder_fingerprint"
 _ORDER_STREAM, _NOISE_STREAM = 0, 1
 
 
@@ -35,11 +37,13 @@ class PictureData:
         tokens: what the encoder saw in each picture.
         latents: the pictures as the diffusion works on them.
         fingerprint: hash of the tokens and the image paths.
+        encoder_fingerprint: of the encoder, where the features file names it.
     """
 
     tokens: Float[Tensor, "count P E"]
     latents: Float[Tensor, "count channels rows columns"]
     fingerprint: str
+    encoder_fingerprint: str | None = None
 
     def batch_indices(self, seed: int, step: int, batch_size: int) -> Int[Tensor, "B"]:
         """Returns which pictures step `step` trains on: epochs in random order, back to back."""
@@ -81,7 +85,7 @@ def load_picture_data(
     encoded = latents.encode(torch.from_numpy(np.stack(pictures)))
     digest = hashlib.sha256(tokens.numpy().tobytes())
     digest.update(json.dumps(paths).encode())
-    return PictureData(tokens, encoded, digest.hexdigest()[:16])
+    return PictureData(tokens, encoded, digest.hexdigest()[:16], metadata.get(ENCODER))
 
 
 def read_tokens(file: Path, name: str) -> tuple[Float[Tensor, "count P E"], dict[str, str]]:
@@ -133,6 +137,19 @@ def check_token_shape(
             f"{file}: {num_tokens} visual tokens of width {token_dim} per picture, but "
             f"{expected_by} has num_tokens={config.num_tokens}, token_dim={config.token_dim}; "
             "use tokens of the encoder that the visualizer belongs to"
+        )
+
+
+def check_same_encoder(theirs: str | None, ours: str | None, file: str) -> None:
+    """Compares the encoders of a token file and of a visualizer; what is unknown passes.
+
+    Raises:
+        UserError: both are known and differ, so pictures would be noise in the right shape.
+    """
+    if theirs and ours and theirs != ours:
+        raise UserError(
+            f"{file}: tokens of another encoder ({theirs[:12]}) than the one that the visualizer "
+            f"was trained on ({ours[:12]}); train a visualizer on this encoder's features"
         )
 
 

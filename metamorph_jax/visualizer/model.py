@@ -24,11 +24,13 @@ class Visualizer(nn.Module):
         projector: visual tokens -> conditioning tokens.
         positions: learned vector per conditioning token, or None.
         unet: diffusers' U-Net.
+        encoder_fingerprint: of the encoder whose tokens it learned to paint, where known.
     """
 
     def __init__(self, config: VisualizerConfig):
         super().__init__()
         self.config = config
+        self.encoder_fingerprint: str | None = None
         self.projector = create_projector(config.token_dim, config.context_dim, config.projector)
         self.positions = None
         if config.projector.use_positions:

@@ -13,7 +13,13 @@ from torch import Tensor
 from metamorph_jax.errors import UserError
 from metamorph_jax.typing import Float, Shaped
 from metamorph_jax.visualizer.checkpoint import load_visualizer
-from metamorph_jax.visualizer.dataset import VISUAL_TOKENS, check_token_shape, read_tokens
+from metamorph_jax.visualizer.dataset import (
+    ENCODER,
+    VISUAL_TOKENS,
+    check_same_encoder,
+    check_token_shape,
+    read_tokens,
+)
 from metamorph_jax.visualizer.diffusion import sample
 from metamorph_jax.visualizer.latents import create_latents
 from metamorph_jax.visualizer.model import Visualizer
@@ -45,8 +51,9 @@ def paint_file(
         UserError: a file is missing, damaged or does not fit the visualizer.
     """
     model = load_visualizer(visualizer)
-    values, _ = read_tokens(tokens, VISUAL_TOKENS)
+    values, metadata = read_tokens(tokens, VISUAL_TOKENS)
     check_token_shape(values, model.config, f"{tokens}", f"the visualizer {visualizer}")
+    check_same_encoder(metadata.get(ENCODER), model.encoder_fingerprint, f"{tokens}")
     pictures = paint(model, values, guidance=guidance, num_steps=num_steps, seed=seed)
     settings = {"guidance": str(guidance), "steps": str(num_steps)}
     return write_pictures(pictures, out, settings, seed)

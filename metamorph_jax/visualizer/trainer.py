@@ -39,6 +39,7 @@ class Trainer:
     def __init__(self, config: VisualizerRunConfig, data: PictureData):
         torch.manual_seed(config.seed)  # initial weights only; all later noise has its own
         self.visualizer = Visualizer(config.model).train()
+        self.visualizer.encoder_fingerprint = data.encoder_fingerprint
         self.step = 0
         self._config, self._data = config, data
         self._scheduler = create_noise_scheduler(config.model.diffusion)

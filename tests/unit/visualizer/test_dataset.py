@@ -46,6 +46,14 @@ def test_fingerprint_knows_features_and_paths(tmp_path):
     assert load(features, images).fingerprint != before
 
 
+def test_encoder_is_read_from_the_metadata(tmp_path):
+    features, images = write_data(tmp_path)
+    assert load(features, images).encoder_fingerprint is None
+    metadata = {"images": json.dumps([f"{n}.png" for n in range(10)]), "encoder_fingerprint": "abc"}
+    save_file(load_file(features), features, metadata)
+    assert load(features, images).encoder_fingerprint == "abc"
+
+
 def test_every_epoch_shows_every_picture_once_in_its_own_order(tmp_path):
     data = load(*write_data(tmp_path))
     seen = torch.cat([data.batch_indices(0, step, 4) for step in range(5)])  # two epochs of ten

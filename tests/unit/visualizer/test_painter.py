@@ -90,6 +90,20 @@ def test_tokens_of_another_encoder_are_told(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("theirs", "is_fine"), [("abc", True), (None, True), ("xyz", False)])
+def test_encoder_is_compared_where_known(model, tmp_path, theirs, is_fine):
+    model.encoder_fingerprint = "abc"
+    save_checkpoint(tmp_path / "run", model, TrainingState(1, {}, {}, ""), keep=2)
+    tokens, out = tmp_path / "tokens.safetensors", tmp_path / "out"
+    metadata = {"encoder_fingerprint": theirs} if theirs else None
+    save_file({"visual_tokens": TOKENS}, tokens, metadata)
+    if is_fine:
+        assert len(paint_file(tmp_path / "run", tokens, out, num_steps=1)) == 5
+    else:
+        with pytest.raises(UserError, match=r"another encoder \(xyz\).*trained on \(abc\)"):
+            paint_file(tmp_path / "run", tokens, out, num_steps=1)
+
+
 def test_out_that_is_a_file_is_told(run, tmp_path):
     write_data(tmp_path)
     (tmp_path / "out").write_text("in the way")

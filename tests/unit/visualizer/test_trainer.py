@@ -106,6 +106,12 @@ def test_checkpoint_of_other_pictures_is_refused(data, tmp_path):
         Trainer(RUN, dataclasses.replace(data, fingerprint="other")).restore(folder)
 
 
+def test_model_knows_the_encoder_of_its_features(data):
+    assert Trainer(RUN, data).visualizer.encoder_fingerprint is None
+    data = dataclasses.replace(data, encoder_fingerprint="abc")
+    assert Trainer(RUN, data).visualizer.encoder_fingerprint == "abc"
+
+
 def test_a_run_may_be_made_longer(data, tmp_path):
     trainer = Trainer(with_training(total_steps=9), data)
     trainer.restore(saved(data, tmp_path))
