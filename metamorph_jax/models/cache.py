@@ -1,12 +1,14 @@
 """Keys and values of positions that were already decoded.
 
 The cache is an explicit pytree that the caller owns, passes in and gets back; the decoding loop is
-in `decoding/`. A slot is a place in the cache; it need not equal the position, since prompts may
-be padded on either side.
+in `decoding/`. A slot is a place in the cache. All rows of a batch write to the same slot, so
+prompts are padded on the *left*, and a slot is not a position: a write is then one slice of memory
+(per row it would be a scatter), and slots lie next to each other, as attention reads them.
 """
 
 from typing import NamedTuple
 
+import einops
 import jax
 import jax.numpy as jnp
 
@@ -23,8 +25,8 @@ class KVCache(NamedTuple):
         valid: slots that hold a real token and may be looked at.
     """
 
-    key: Float[Array, "L B S K H"]
-    value: Float[Array, "L B S K H"]
+    key: Float[Array, "L B K S H"]
+    value: Float[Array, "L B K S H"]
     valid: Bool[Array, "B S"]
 
 
@@ -33,7 +35,7 @@ def create_cache(
 ) -> KVCache:
     """Returns an empty cache of `max_len` slots per row."""
     llm = config.llm if isinstance(config, ModelConfig) else config
-    shape = (llm.num_layers, batch, max_len, llm.num_kv_heads, llm.head_dim)
+    shape = (llm.num_layers, batch, llm.num_kv_heads, max_len, llm.head_dim)
     return KVCache(
         key=jnp.zeros(shape, dtype),
         value=jnp.zeros(shape, dtype),
@@ -42,36 +44,37 @@ def create_cache(
 
 
 def mark_valid(
-    cache: KVCache, write_index: Int[Array, "B"], token_mask: Bool[Array, "B T"]
+    cache: KVCache, write_index: Int[Array, ""], token_mask: Bool[Array, "B T"]
 ) -> KVCache:
     """Returns the cache with slots write_index + t marked as real where `token_mask` says so."""
-    rows, slots = _places(write_index, token_mask.shape[1])
-    return cache._replace(valid=cache.valid.at[rows, slots].set(token_mask, mode="drop"))
+    valid = jax.lax.dynamic_update_slice(cache.valid, token_mask, (0, write_index))
+    return cache._replace(valid=valid)
 
 
 def write_layer(
     cache: KVCache,
     layer: Int[Array, ""],
-    write_index: Int[Array, "B"],
+    write_index: Int[Array, ""],
     key: Float[Array, "B T K H"],
     value: Float[Array, "B T K H"],
 ) -> KVCache:
-    """Returns the cache with new keys and values of one layer; past the end they are dropped."""
-    rows, slots = _places(write_index, key.shape[1])
-    new_key = cache.key.at[layer, rows, slots].set(key.astype(cache.key.dtype), mode="drop")
-    new_value = cache.value.at[layer, rows, slots].set(value.astype(cache.value.dtype), mode="drop")
-    return cache._replace(key=new_key, value=new_value)
+    """Returns the cache with new keys and values of one layer, which must fit into it."""
+
+    def write(old, new):
+        new = einops.rearrange(new.astype(old.dtype), "B T K H -> 1 B K T H")
+        return jax.lax.dynamic_update_slice(old, new, (layer, 0, 0, write_index, 0))
+
+    return cache._replace(key=write(cache.key, key), value=write(cache.value, value))
 
 
 def read_layer(
     cache: KVCache, layer: Int[Array, ""]
 ) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
     """Returns all keys and values of one layer."""
-    key = jax.lax.dynamic_index_in_dim(cache.key, layer, keepdims=False)
-    value = jax.lax.dynamic_index_in_dim(cache.value, layer, keepdims=False)
-    return key, value
 
+    def read(stored):
+        # A change of names only: the compiler merges it into the products that follow.
+        one = jax.lax.dynamic_index_in_dim(stored, layer, keepdims=False)
+        return einops.rearrange(one, "B K S H -> B S K H")
 
-def _places(write_index: Int[Array, "B"], num_new: int):
-    rows = jnp.arange(write_index.shape[0])[:, None]
-    return rows, write_index[:, None] + jnp.arange(num_new)[None, :]
+    return read(cache.key), read(cache.value)

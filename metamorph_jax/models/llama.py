@@ -127,7 +127,7 @@ class Llama(nn.Module):
                 "...D,DV->...V",
                 table[::-1],
                 ("embed", "vocab"),
-                result_dtype=jnp.float32,
+                result_dtype=jnp.dtype("float32"),
                 **types,
             )
 
@@ -150,7 +150,7 @@ class Llama(nn.Module):
         embeddings: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
         cache: KVCache,
-        write_index: Int[Array, "B"],
+        write_index: Int[Array, ""],
         token_mask: Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache]:
         """Returns hidden states of T new positions and the cache that now holds them.
@@ -161,10 +161,9 @@ class Llama(nn.Module):
             embeddings: of the new positions.
             positions: for the rotary embedding: real tokens count from 0.
             cache: from `create_cache`, or as returned by the call before.
-            write_index: slot of the first new position, per row; the others follow.
-            token_mask: False on padding, whose slots are never looked at; None: all are real.
-                After a prompt padded on the right, the next write_index is the row's own length
-                (its padding is overwritten); on the left, it is T for all rows.
+            write_index: slot of the first new position, the same in all rows; the others follow.
+            token_mask: False on the padding at the left of a prompt, and on rows that are done;
+                such slots are never looked at. None: all are real.
         """
         if token_mask is None:
             token_mask = jnp.ones(positions.shape, bool)

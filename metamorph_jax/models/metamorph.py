@@ -110,7 +110,7 @@ class MetaMorph(nn.Module):
         embeddings: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
         cache: KVCache,
-        write_index: Int[Array, "B"],
+        write_index: Int[Array, ""],
         token_mask: Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache]:
         """Returns hidden states of new positions and the new cache, see `Llama.decode_cached`."""

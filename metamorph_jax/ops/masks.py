@@ -21,15 +21,16 @@ def causal_segment_mask(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
 
 
 def cache_mask(
-    valid: Bool[Array, "B S"], write_index: Int[Array, "B"], num_new: int
+    valid: Bool[Array, "B S"], write_index: Int[Array, ""], num_new: int
 ) -> Bool[Array, "B T S"]:
     """Returns the mask of `num_new` queries that were just written into cache slots.
 
     Args:
         valid: slots that hold a real token (padding of the prompt does not), new ones included.
-        write_index: slot of the first new query of each row; query t sits at write_index + t.
+        write_index: slot of the first new query; query t sits at write_index + t.
         num_new: T.
     """
-    slots = jnp.arange(valid.shape[1])[None, None, :]
-    query_slots = write_index[:, None, None] + jnp.arange(num_new)[None, :, None]
-    return valid[:, None, :] & (slots <= query_slots)
+    slots = jnp.arange(valid.shape[1])
+    query_slots = write_index + jnp.arange(num_new)
+    causal = slots[None, :] <= query_slots[:, None]
+    return valid[:, None, :] & causal[None, :, :]

@@ -1,0 +1,252 @@
+"""A checkpoint that answers prompts: the door of this room.
+
+`loop.py` is what runs on the device; here prompts are read, batched, run, and put back in order.
+"""
+
+import contextlib
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from metamorph_jax.checkpoints.store import CheckpointStore
+from metamorph_jax.config.loading import from_dict
+from metamorph_jax.config.schema_model import ModelConfig
+from metamorph_jax.config.schema_run import MeshConfig, RunConfig
+from metamorph_jax.data.images import ImageLoader
+from metamorph_jax.data.templates import TEMPLATES, Template
+from metamorph_jax.data.tokenizer import Tokenizer, load_tokenizer
+from metamorph_jax.decoding.answers import Answer as Answer
+from metamorph_jax.decoding.answers import create_answer, stop_ids
+from metamorph_jax.decoding.loop import Rules, decode_prompts
+from metamorph_jax.decoding.prompts import Prompt as Prompt
+from metamorph_jax.decoding.prompts import (
+    ReadPrompt,
+    create_batch,
+    plan_batches,
+    read_prompt,
+    round_up,
+)
+from metamorph_jax.decoding.sampling import create_choice
+from metamorph_jax.errors import UserError
+from metamorph_jax.models.init import abstract_params, logical_axes
+from metamorph_jax.sharding.mesh import create_mesh
+from metamorph_jax.sharding.rules import specs_for
+from metamorph_jax.typing import PyTree
+
+_CHECKPOINTS = "checkpoints"
+_STEP_FOLDER = re.compile(r"\d{8,}")
+_SMALLEST_BUDGET = 32  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How to answer.
+
+    Attributes:
+        max_new_tokens: text and visual tokens together; an image that does not fit is not begun.
+        temperature: 0 is greedy. Visual tokens have no randomness of their own.
+        top_p: draw from the likeliest tokens that together have this probability.
+        seed: of the draws; the n-th prompt of a call draws alike, whatever the other prompts.
+        max_images: pictures per answer.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    max_images: int = 4
+
+    def check(self) -> None:
+        """Raises a UserError if a value is out of range."""
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens={self.max_new_tokens}: at least 1 was expected")
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature={self.temperature}: 0 (greedy) or more was expected")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p={self.top_p}: above 0 and at most 1 (all) was expected")
+        if self.max_images < 0:
+            raise UserError(f"max_images={self.max_images}: 0 (no pictures) or more was expected")
+
+
+class Generator:
+    """Answers prompts with text and visual tokens.
+
+    Args:
+        config: of the model.
+        params: of the model, on the device or devices of `mesh`.
+        tokenizer: with no more ids than the model.
+        template: how turns are written; the one the model was trained with.
+        image_geometry: see `ImageLoader`.
+        mesh: the devices; None: the default one.
+        max_rows: prompts that are answered at once.
+
+    Raises:
+        UserError: the tokenizer has ids that the model does not know.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: PyTree,
+        tokenizer: Tokenizer,
+        template: Template,
+        *,
+        image_geometry: Literal["square", "pad"] = "square",
+        mesh: Mesh | None = None,
+        max_rows: int = 64,
+    ):
+        if tokenizer.vocab_size > config.llm.vocab_size:
+            raise UserError(
+                f"the tokenizer has {tokenizer.vocab_size} ids, but model.llm.vocab_size is "
+                f"{config.llm.vocab_size}; use the tokenizer that the model was trained with"
+            )
+        self.config, self.params = config, params
+        self.tokenizer, self.template = tokenizer, template
+        self._loader = ImageLoader("", config.vision.image_size, image_geometry)
+        self._mesh, self._max_rows = mesh, max_rows
+        self._allowed = _allowed_ids(tokenizer, config.llm.padded_vocab_size)
+
+    @classmethod
+    def load(cls, path: str | Path, step: int | None = None, *, num_devices: int = 1) -> Self:
+        """Returns the generator of a run, parameters in the dtype of its activations.
+
+        Args:
+            path: a run's folder, its `checkpoints`, or one checkpoint (then `step` is its own).
+            step: global step; None: the newest checkpoint that verifies.
+            num_devices: each matrix product is split over the first so many devices.
+
+        Raises:
+            UserError: there is no usable checkpoint, or its tokenizer is gone.
+        """
+        directory, step = find_checkpoints(Path(path), step)
+        store = CheckpointStore(directory)
+        meta = store.read_meta(step)
+        if meta is None:
+            raise _no_checkpoint(path)
+        run = from_dict(json.loads(meta.recipe), RunConfig)
+        devices = jax.devices()[:num_devices]
+        mesh = create_mesh(MeshConfig(data=1, fsdp=1, tensor=num_devices), devices)
+        params, _ = store.restore_params(_placed_params(run.model, mesh), meta.step)
+        return cls(
+            run.model,
+            params,
+            load_tokenizer(run.tokenizer.path),
+            TEMPLATES[run.tokenizer.template],
+            image_geometry=run.stages[-1].data.image_geometry,
+            mesh=mesh,
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling = Sampling(),
+    ) -> list[Answer]:
+        """Returns one answer per prompt, in order.
+
+        Raises:
+            UserError: a prompt is too long or has more or fewer tags than images, an image cannot
+                be read, or a value of `sampling` is out of range.
+        """
+        sampling.check()
+        read = [self._read(prompt, i, sampling) for i, prompt in enumerate(prompts)]
+        answers: dict[int, Answer] = {}
+        for indices in plan_batches(read, self._max_rows):
+            chosen = [read[index] for index in indices]
+            answers |= zip(indices, self._answer(chosen, indices, sampling), strict=True)
+        return [answers[index] for index in range(len(read))]
+
+    def _read(self, prompt: Prompt, index: int, sampling: Sampling) -> ReadPrompt:
+        """Returns a prompt ready to be batched."""
+        num_visual, max_len = self.config.visual_tokens.num_tokens, self.config.llm.max_seq_len
+        where = f"prompt {index + 1}"
+        example, images = read_prompt(
+            prompt, where, self.template, self.tokenizer, num_visual, self._loader
+        )
+        room = max_len - len(example)
+        if room < 1:
+            raise UserError(
+                f"{where} has {len(example)} tokens ({len(images)} image(s) of {num_visual} among "
+                f"them), which leaves none of model.llm.max_seq_len={max_len} for the answer; "
+                "shorten it or give fewer images"
+            )
+        return ReadPrompt(example, images, min(sampling.max_new_tokens, room))
+
+    def _answer(
+        self, prompts: Sequence[ReadPrompt], numbers: Sequence[int], sampling: Sampling
+    ) -> list[Answer]:
+        """Returns the answers to one batch."""
+        special, num_visual = self.tokenizer.special, self.config.visual_tokens.num_tokens
+        batch = create_batch(prompts, self.config.vision.image_size)
+        rules = Rules(
+            image_start=special.image_start,
+            image_end=special.image_end,
+            stop_ids=stop_ids(special),
+            max_new_tokens=round_up(int(batch.limits.max()), _SMALLEST_BUDGET),
+            max_images=sampling.max_images,
+        )
+        row_numbers = np.resize(np.asarray(numbers, np.int32), len(batch.lengths))
+        arguments = (sampling.temperature, sampling.top_p, sampling.seed)
+        with jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext():
+            choice = create_choice(*arguments, jnp.asarray(row_numbers))
+            result = decode_prompts(self.config, rules, self.params, batch, self._allowed, choice)
+        steps, visual, followed = jax.device_get(tuple(result))
+        return [
+            create_answer(steps[i], visual[i], bool(followed[i]), self.tokenizer, num_visual)
+            for i in range(len(prompts))
+        ]
+
+
+def find_checkpoints(path: Path, step: int | None) -> tuple[Path, int | None]:
+    """Returns (folder of all checkpoints, step) of a run's folder, or of any folder below.
+
+    Raises:
+        UserError: there is none, or `step` contradicts the path.
+    """
+    if _STEP_FOLDER.fullmatch(path.name) and path.is_dir():
+        own = int(path.name)
+        if step is not None and step != own:
+            raise UserError(f"{path} is the checkpoint of step {own}, not {step}; leave one out")
+        return path.parent, own
+    if (path / _CHECKPOINTS).is_dir():
+        return path / _CHECKPOINTS, step
+    if path.is_dir() and any(_STEP_FOLDER.fullmatch(entry.name) for entry in path.iterdir()):
+        return path, step
+    raise _no_checkpoint(path)
+
+
+def _no_checkpoint(path: str | Path) -> UserError:
+    return UserError(
+        f"{path}: there is no checkpoint; expected the folder of a run, which holds "
+        f"{_CHECKPOINTS}/ with folders such as 00000500 "
+        "(python -m metamorph_jax.train writes one)"
+    )
+
+
+def _placed_params(config: ModelConfig, mesh: Mesh) -> PyTree:
+    """Returns what to restore: shapes, shardings, and the dtype of activations."""
+    shapes = abstract_params(config)
+    shardings = specs_for(logical_axes(config), shapes, mesh)
+
+    def place(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(config.dtype), sharding=sharding)
+
+    return jax.tree.map(place, shapes, shardings)
+
+
+def _allowed_ids(tokenizer: Tokenizer, padded_vocab_size: int) -> np.ndarray:
+    """Returns which ids an answer may contain: text and its end, nothing that templates write.
+
+    The image tokens are not among them; `loop.py` knows when they may stand.
+    """
+    allowed = np.arange(padded_vocab_size) < tokenizer.vocab_size
+    allowed[sorted(tokenizer.control_ids)] = False
+    allowed[list(stop_ids(tokenizer.special))] = True
+    return allowed

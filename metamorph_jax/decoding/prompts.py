@@ -1,0 +1,170 @@
+"""What is asked, and how prompts of any length become batches of few shapes.
+
+Every new shape is a new compiled program, so lengths, rows and images are rounded up to a short
+list of sizes, and prompts of like size share a batch. `loop.py` takes it from there.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from metamorph_jax.data.conversation import IMAGE_TAG, read_conversation
+from metamorph_jax.data.images import ImageLoader, decode, fit
+from metamorph_jax.data.records import parse_record
+from metamorph_jax.data.templates import Example, Template, render_prompt
+from metamorph_jax.data.tokenizer import Tokenizer
+from metamorph_jax.decoding.loop import PromptBatch
+from metamorph_jax.errors import UserError
+from metamorph_jax.typing import Shaped
+
+_SMALLEST_LENGTH = 32
+
+Pixels = Shaped[np.ndarray, "height width 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One thing to ask.
+
+    Attributes:
+        text: what the user says; the n-th "<image>" in it is where the n-th image goes. Without
+            any, the images are put in front, each on a line of its own.
+        images: files, or uint8 RGB pixels of any size.
+    """
+
+    text: str
+    images: tuple[Path | Pixels, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadPrompt:
+    """A prompt, ready to be batched.
+
+    Attributes:
+        example: its tokens, the assistant's open header included.
+        images: uint8 pixels at the tower's size.
+        limit: tokens that the answer may have.
+    """
+
+    example: Example
+    images: tuple[Pixels, ...]
+    limit: int
+
+
+def read_prompt(
+    prompt: Prompt,
+    where: str,
+    template: Template,
+    tokenizer: Tokenizer,
+    num_visual_tokens: int,
+    loader: ImageLoader,
+) -> tuple[Example, tuple[Pixels, ...]]:
+    """Returns the tokens of a prompt and the pixels of its images.
+
+    Args:
+        prompt: what is asked.
+        where: what to call the prompt in messages.
+        template: how turns are written.
+        tokenizer: for the text.
+        num_visual_tokens: P.
+        loader: knows size and geometry of the tower's images; its folder is not used.
+
+    Raises:
+        UserError: tags and images differ in number, or an image cannot be read.
+    """
+    text, num_tags = prompt.text, prompt.text.count(IMAGE_TAG)
+    if num_tags == 0:
+        text = f"{IMAGE_TAG}\n" * len(prompt.images) + text
+    elif num_tags != len(prompt.images):
+        raise UserError(
+            f"{where}: its text has {num_tags} {IMAGE_TAG} tag(s), but it comes with "
+            f"{len(prompt.images)} image(s); give one image per tag, in order, or leave out all "
+            "tags to put the images in front"
+        )
+    names = [f"image {number}" for number in range(1, len(prompt.images) + 1)]
+    turns = [{"from": "human", "value": text}]
+    record = parse_record({"image": names, "conversations": turns}, where, 1)
+    example = render_prompt(read_conversation(record), template, tokenizer, num_visual_tokens)
+    return example, tuple(_pixels(image, where, loader) for image in prompt.images)
+
+
+def _pixels(image: Path | Pixels, where: str, loader: ImageLoader) -> Pixels:
+    """Returns uint8 pixels at the loader's size."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise UserError(
+                f"{where}: an image is an array of {image.dtype} {list(image.shape)}; expected "
+                "uint8 RGB pixels [height, width, 3]"
+            )
+        return fit(Image.fromarray(image), loader)
+    path = Path(image)
+    if not path.is_file():
+        what = "is no plain file" if path.exists() else "does not exist"
+        raise UserError(f"{where}: image {str(path)!r} {what}; name an image file")
+    return fit(decode(str(path), str(path), where), loader)
+
+
+def plan_batches(prompts: Sequence[ReadPrompt], max_rows: int) -> list[list[int]]:
+    """Returns which prompts share a batch, as indices; at most `max_rows` each.
+
+    Prompts share a batch if they round up to the same length and number of images. Within these,
+    order is kept: a batch depends on the prompts alone.
+    """
+    groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
+    for index, prompt in enumerate(prompts):
+        groups[_sizes([prompt])].append(index)
+    return [
+        group[first : first + max_rows]
+        for _, group in sorted(groups.items())
+        for first in range(0, len(group), max_rows)
+    ]
+
+
+def create_batch(prompts: Sequence[ReadPrompt], image_size: int) -> PromptBatch:
+    """Returns prompts as arrays of a size from the short list; the rows added have limit 0.
+
+    Args:
+        prompts: at least one.
+        image_size: pixels per side of the tower's images.
+    """
+    rows = round_up(len(prompts), 1)
+    length, num_images = _sizes(prompts)
+    batch = PromptBatch(
+        tokens=np.zeros((rows, length), np.int32),
+        visual_index=np.full((rows, length), -1, np.int32),
+        lengths=np.ones(rows, np.int32),
+        limits=np.zeros(rows, np.int32),
+        images=np.zeros((rows, num_images, image_size, image_size, 3), np.uint8),
+    )
+    for row, prompt in enumerate(prompts):
+        count = len(prompt.example)
+        batch.tokens[row, length - count :] = prompt.example.tokens
+        batch.visual_index[row, length - count :] = prompt.example.visual_index
+        batch.lengths[row], batch.limits[row] = count, prompt.limit
+        for slot, pixels in enumerate(prompt.images):
+            batch.images[row, slot] = pixels
+    return batch
+
+
+def round_up(count: int, smallest: int) -> int:
+    """Returns the least of smallest * (1, 1.5, 2, 3, 4, 6, 8, ...) that is not below `count`.
+
+    At most a third of it is padding, and there are two sizes per doubling.
+    """
+    size = smallest
+    while size < count:
+        if size + size // 2 >= count:
+            return size + size // 2
+        size *= 2
+    return size
+
+
+def _sizes(prompts: Iterable[ReadPrompt]) -> tuple[int, int]:
+    """Returns (length, images per row) that all prompts fit into."""
+    lengths, images = zip(*((len(p.example), len(p.images)) for p in prompts), strict=True)
+    num_images = max(images)
+    return round_up(max(lengths), _SMALLEST_LENGTH), round_up(num_images, 1) if num_images else 0
