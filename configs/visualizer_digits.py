@@ -5,7 +5,7 @@ Paper:    MetaMorph, arXiv 2412.14164, appendix; the paper tunes Stable Diffusio
 Data:     features of the run's own encoder, and the training scans.
 Run:      python -m metamorph_jax.visualizer.train --config=configs/visualizer_digits.py \
               --features=FILE --image_root=data/digits --out=runs/visualizer_digits
-Hardware: 2 CPU cores, under a minute.
+Hardware: 2 CPU cores, about a minute.
 Expect:   pictures painted from held-out tokens recognised by an SVM >= 97 %.
 """
 
@@ -32,12 +32,12 @@ def get_config():
         "diffusion": {"prediction_type": "v_prediction"},
     }
     config.training = {
-        "total_steps": 800,
+        "total_steps": 1200,
         "batch_size": 32,
         "learning_rate": 3e-3,
         "schedule": "cosine",
         "warmup_steps": 20,
         "condition_drop": 0.1,
     }
-    config.checkpoint = {"interval_steps": 200}
+    config.checkpoint = {"interval_steps": 300}
     return config

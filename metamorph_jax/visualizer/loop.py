@@ -5,9 +5,11 @@ One update is in trainer.py; what a checkpoint looks like, in checkpoint.py.
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Literal
 
+from metamorph_jax.metrics.phases import record_phase
 from metamorph_jax.metrics.progress import Progress
 from metamorph_jax.metrics.writers import MetricWriter
 from metamorph_jax.visualizer.checkpoint import (
@@ -39,7 +41,7 @@ def train(
         config: the recipe.
         features: safetensors file (dataset.py says what is in it).
         image_root: folder of the pictures that `features` lists.
-        out: the run's folder, which gets `checkpoints/` and `metrics.jsonl`.
+        out: the run's folder, which gets `checkpoints/`, `metrics.jsonl` and `phases.jsonl`.
         resume: `auto` continues the run in `out`, `never` sets its checkpoints aside.
         max_steps: stop after this many steps in all.
 
@@ -49,15 +51,17 @@ def train(
     Raises:
         UserError: bad files or recipe, another run's checkpoints, or a loss that is not finite.
     """
+    started = time.monotonic()
     total = config.training.total_steps
     last = total if max_steps is None else min(total, max_steps)
     latents = create_latents(config.model.latents)
     trainer = Trainer(config, load_picture_data(features, image_root, config.model, latents))
     _resume(trainer, out, resume)
+    first = trainer.step
     writer = MetricWriter(out)
-    writer.truncate_after(trainer.step)
+    writer.truncate_after(first)
     progress = Progress(
-        last, log_interval=config.log_interval_steps, label="visualizer", start=trainer.step
+        last, log_interval=config.log_interval_steps, label="visualizer", start=first
     )
     try:
         with StopRequest() as stop:
@@ -65,6 +69,8 @@ def train(
     finally:
         progress.close()
         writer.close()
+    if trainer.step > first:
+        record_phase(out, "visualizer", time.monotonic() - started)
     if trainer.step < last:
         print(f"{stop.signal_name}: saved at step {trainer.step}; the same command goes on")
         return EXIT_STOPPED

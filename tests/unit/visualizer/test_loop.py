@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from metamorph_jax.errors import UserError
+from metamorph_jax.metrics.phases import read_phases
 from metamorph_jax.metrics.writers import read_metrics
 from metamorph_jax.visualizer import loop
 from metamorph_jax.visualizer.checkpoint import complete_steps
@@ -34,6 +35,7 @@ def test_every_step_is_written_and_the_newest_kept(files, tmp_path, capsys):
     assert [step for step, _ in losses(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
     assert complete_steps(tmp_path / "run") == [6, 4]
     assert "visualizer step 6/6" in capsys.readouterr().err
+    assert read_phases(tmp_path / "run")["visualizer"] > 0
 
 
 def test_stopped_run_continues_to_the_same_end(files, tmp_path):
@@ -84,8 +86,10 @@ def test_never_starts_over_and_keeps_the_old(files, tmp_path, capsys):
 def test_finished_run_has_nothing_to_do(files, tmp_path):
     train(RUN, *files, tmp_path / "run")
     before = losses(tmp_path / "run"), weights(tmp_path / "run")
+    phases = read_phases(tmp_path / "run")
     assert train(RUN, *files, tmp_path / "run") == 0
     assert (losses(tmp_path / "run"), weights(tmp_path / "run")) == before
+    assert read_phases(tmp_path / "run") == phases
 
 
 def test_diverging_run_stops_with_its_metrics_written(files, tmp_path):
