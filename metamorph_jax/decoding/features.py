@@ -17,6 +17,7 @@ from metamorph_jax.config.loading import from_dict
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import RunConfig
 from metamorph_jax.data.images import ImageLoader
+from metamorph_jax.decoding.generator import find_checkpoints
 from metamorph_jax.errors import UserError
 from metamorph_jax.models.init import abstract_params
 from metamorph_jax.models.metamorph import MetaMorph
@@ -48,13 +49,19 @@ class Encoder:
     def load(cls, run: Path, step: int | None = None, batch_size: int = 64) -> "Encoder":
         """Returns the tower of a run's newest intact checkpoint, or of the one at `step`.
 
+        Args:
+            run: a run's folder, its `checkpoints`, or one of these.
+            step: global step; None: the newest.
+            batch_size: images per call.
+
         Raises:
             UserError: there is no usable checkpoint.
         """
-        store = CheckpointStore(run / "checkpoints" if (run / "checkpoints").is_dir() else run)
+        directory, step = find_checkpoints(run, step)
+        store = CheckpointStore(directory)
         meta = store.read_meta(step)
         if meta is None:
-            raise UserError(f"{run} holds no checkpoint; is this the folder of a run?")
+            raise UserError(f"{run} holds no complete checkpoint")
         config = from_dict(json.loads(meta.recipe), RunConfig)
         params, _ = store.restore_params(abstract_params(config.model), meta.step)
         geometry = config.stages[-1].data.image_geometry
@@ -95,10 +102,10 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the tower's parameters: their names, types, shapes and bytes."""
+        """SHA-256 of the tower's parameters as they are computed with: names, shapes, bytes."""
         digest = hashlib.sha256()
         for name, leaf in sorted(name_leaves(self._params).items()):
-            array = np.asarray(leaf)
+            array = np.asarray(leaf.astype(self.config.dtype))
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()

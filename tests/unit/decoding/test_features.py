@@ -1,5 +1,8 @@
 """Features from a checkpoint equal those of the model, whatever the batch size."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,6 +58,15 @@ def test_fingerprint_is_of_the_tower_alone(run, tmp_path):
     mine = Encoder(config.model, params["vision_tower"]).fingerprint
     assert Encoder.load(folder).fingerprint == mine
     assert Encoder.load(tmp_path).fingerprint != mine
+
+
+def test_fingerprint_is_the_same_for_parameters_in_the_dtype_of_activations(run):
+    _, config, params = run
+    model = dataclasses.replace(config.model, dtype="bfloat16")
+    tower = params["vision_tower"]
+    cast = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), tower)
+    assert Encoder(model, tower).fingerprint == Encoder(model, cast).fingerprint
+    assert Encoder(model, tower).fingerprint != Encoder(config.model, tower).fingerprint
 
 
 def test_folder_without_checkpoint_is_refused(tmp_path):
