@@ -1,6 +1,6 @@
 """VPiT on scikit-learn's scanned digits: the whole road on two CPU cores in minutes.
 
-Paper:    MetaMorph, arXiv 2412.14164; the tiny sizes are ours (docs/digits.md).
+Paper:    MetaMorph, arXiv 2412.14164; the tiny sizes are ours.
 Data:     python -m metamorph_jax.data.digits --out=data/digits
 Run:      python -m metamorph_jax.train --config=configs/digits.py
 Hardware: 2 CPU cores, 2 GB of memory.
@@ -12,9 +12,6 @@ Expect:   "Which digit is this?" >= 95 %, pictures recognised >= 95 % (`make dem
 from ml_collections import ConfigDict
 
 from metamorph_jax.config.presets import llm_preset, vision_preset
-
-UNDERSTANDING = ("understanding.jsonl",)
-EVERYTHING = ("understanding.jsonl", "generation.jsonl", "edits.jsonl")
 
 
 def get_config(data="data/digits"):
@@ -28,7 +25,6 @@ def get_config(data="data/digits"):
         "contrastive_dim": 64,  # only because this run trains its own tower
     }
     config.stages = [encoder(data), adapter(data), vpit(data)]
-    config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
     config.checkpoint = {"interval_steps": 100}
     return config
 
@@ -39,7 +35,7 @@ def encoder(data):
         "name": "encoder",
         "objective": "contrastive",
         "trained": ["vision_tower", "contrastive"],
-        "data": sources(data, ("captions.jsonl",)) | {"max_seq_len": 8},
+        "data": sources(data, "captions") | {"max_seq_len": 8},
         "optimizer": {"learning_rate": 1e-3, "weight_decay": 0.05},
         "loss": {"reconstruction_weight": 10.0},
         "total_steps": 600,
@@ -54,7 +50,7 @@ def adapter(data):
         "name": "adapter",
         "trained": ["connector"],
         "train_new_token_rows": True,
-        "data": sources(data, UNDERSTANDING),
+        "data": sources(data, "understanding"),
         "optimizer": {"learning_rate": 1e-3},
         "loss": {"visual_weight": 0.0},
         "total_steps": 20,
@@ -67,16 +63,16 @@ def vpit(data):
     return {
         "name": "vpit",
         "trained": ["connector", "language_model", "vision_head"],
-        "data": sources(data, EVERYTHING),
+        "data": sources(data, "understanding", "generation", "edits"),
         "optimizer": {"learning_rate": 2e-3},
         "total_steps": 300,
         "global_batch_size": 8,
     }
 
 
-def sources(data, files):
+def sources(data, *names):
     return {
-        "sources": [{"path": f"{data}/{file}", "image_root": data} for file in files],
+        "sources": [{"path": f"{data}/{name}.jsonl", "image_root": data} for name in names],
         "max_seq_len": 256,
         "max_images": 10,
     }
