@@ -281,12 +281,11 @@ def write_digits(folder: Path, holdout: str = "test") -> dict[str, int]:
         (folder / name).write_text(lines, "utf-8")
     vocab_size = train_tokenizer(_training_texts(files), VOCAB_SIZE, folder / "tokenizer")
     counts = {name: len(records) for name, records in files.items()}
-    table = "\n".join(f"| `{name}` | {count} |" for name, count in counts.items())
     readme = _README.format(
         num_train=len(train),
         num_heldout=len(heldout),
         holdout=holdout,
-        table=table,
+        table="\n".join(f"| `{name}` | {count} |" for name, count in counts.items()),
         vocab_size=vocab_size,
     )
     (folder / "README.md").write_text(readme, "utf-8")

@@ -34,29 +34,32 @@ def build_row(
         image_size: height and width of the slots, in pixels.
     """
     row = empty_row(max_seq_len, max_images, image_size)
-    offset = first_image = 0
+    offset = first_visual = 0
     for segment, example in enumerate(examples, start=1):
-        length = len(example)
-        here = slice(offset, offset + length)
-        before = slice(offset, offset + length - 1)  # positions whose successor is in the segment
-        is_visual = example.visual_index >= 0
-        visual_index = np.where(
-            is_visual, example.visual_index + first_image * num_visual_tokens, -1
-        )
-        is_answer = np.zeros(length, np.bool_)
-        is_answer[is_visual] = np.repeat(example.image_is_answer, num_visual_tokens)
-        row["tokens"][here] = example.tokens
-        row["segment_ids"][here] = segment
-        row["positions"][here] = np.arange(length)
-        row["visual_index"][here] = visual_index
-        row["loss_mask"][before] = example.supervised[1:]
-        row["targets"][before] = np.where(example.supervised, example.tokens, 0)[1:]
-        row["visual_target"][before] = np.where(is_answer, visual_index, -1)[1:]
-        offset += length
-        first_image += len(example.images)
+        _write_segment(row, segment, example, offset, first_visual)
+        offset += len(example)
+        first_visual += len(example.images) * num_visual_tokens
     for slot, pixels in enumerate(images):
         row["images"][slot] = pixels
     return row
+
+
+def _write_segment(
+    row: Row, segment: int, example: Example, offset: int, first_visual: int
+) -> None:
+    """Writes an example into its positions, its visual tokens counted from `first_visual`."""
+    length = len(example)
+    here = slice(offset, offset + length)
+    before = slice(offset, offset + length - 1)  # positions whose successor is in the segment
+    is_visual = example.visual_index >= 0
+    visual_index = np.where(is_visual, example.visual_index + first_visual, -1)
+    row["tokens"][here] = example.tokens
+    row["segment_ids"][here] = segment
+    row["positions"][here] = np.arange(length)
+    row["visual_index"][here] = visual_index
+    row["loss_mask"][before] = example.supervised[1:]
+    row["targets"][before] = np.where(example.supervised, example.tokens, 0)[1:]
+    row["visual_target"][before] = np.where(example.visual_is_answer, visual_index, -1)[1:]
 
 
 def empty_row(max_seq_len: int, max_images: int, image_size: int) -> Row:

@@ -72,6 +72,15 @@ class Example:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def visual_is_answer(self) -> Bool[np.ndarray, "T"]:
+        """True where a visual token sits that is to be predicted."""
+        is_visual = self.visual_index >= 0
+        found = np.zeros(len(self), np.bool_)
+        per_image = int(is_visual.sum()) // max(len(self.images), 1)
+        found[is_visual] = np.repeat(np.array(self.image_is_answer, np.bool_), per_image)
+        return found
+
 
 class _Writer:
     """Collects the tokens of one example."""
@@ -86,14 +95,17 @@ class _Writer:
         self._answers: list[bool] = []
 
     def ids(self, ids: Sequence[int], supervised: bool = False) -> None:
+        """Appends ids as they are."""
         self._tokens += ids
         self._supervised += [supervised] * len(ids)
         self._visual += [-1] * len(ids)
 
     def text(self, text: str, supervised: bool = False) -> None:
+        """Appends words."""
         self.ids(self._tokenizer.encode_text(text), supervised)
 
     def image(self, path: str, supervised: bool) -> None:
+        """Appends an image with its start and end."""
         special, count = self._tokenizer.special, self._num_visual_tokens
         first = len(self._images) * count
         self.ids([special.image_start], supervised)
@@ -106,6 +118,7 @@ class _Writer:
         self._answers.append(supervised)
 
     def header(self, role: Role, header_break: str) -> None:
+        """Appends what opens a turn."""
         special = self._tokenizer.special
         self.ids([special.start_header])
         self.text(role)
@@ -113,6 +126,7 @@ class _Writer:
         self.text(header_break)
 
     def example(self, where: str) -> Example:
+        """Returns all that was appended."""
         return Example(
             tokens=np.array(self._tokens, np.int32),
             supervised=np.array(self._supervised, np.bool_),

@@ -85,8 +85,8 @@ class Tokenizer:
         ids = self._inner.encode(text, add_special_tokens=False).ids
         if self.control_ids.isdisjoint(ids):
             return ids
-        # A vocabulary that can spell a control token from ordinary pieces (older Llama-2 folders):
-        # cut every such spelling after its first character, then no piece holds one.
+        # The folder does not mark a token as special, or the vocabulary can spell it from ordinary
+        # pieces: cut every such spelling after its first character, then no piece holds one.
         cuts = [match.start() + 1 for match in self._control_pattern.finditer(text)]
         pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
         encoded = [self._inner.encode(piece, add_special_tokens=False).ids for piece in pieces]
@@ -115,31 +115,28 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     Raises:
         UserError: the folder, the file or a needed token is missing; lists what is there.
     """
-    definition = _read_definition(path)
-    for token in definition["added_tokens"]:
-        # Split in texts even if the folder forgot to mark them.
-        token["special"] |= token["content"] in _NAMES.values()
+    file = _definition_file(path)
     try:
-        inner = tokenizers.Tokenizer.from_str(json.dumps(definition))
+        inner = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception for whatever it cannot read
-        raise UserError(f"{path}/tokenizer.json: not a tokenizer definition, {error}") from None
+        raise UserError(f"{file}: not a tokenizer definition, {error}") from None
     ids = {field: inner.token_to_id(name) for field, name in _NAMES.items()}
-    missing = [_NAMES[field] for field, id_ in ids.items() if id_ is None]
+    missing = dict.fromkeys(_NAMES[field] for field, id_ in ids.items() if id_ is None)
     if missing:
-        found = ", ".join(token["content"] for token in definition["added_tokens"][:12]) or "none"
-        if set(missing) <= set(IMAGE_TOKENS):
+        added = sorted(inner.get_added_tokens_decoder().items())
+        found = ", ".join(token.content for _, token in added[:12]) or "none"
+        if missing.keys() <= set(IMAGE_TOKENS):
             advice = f"add them with: {_ADD_IMAGE_TOKENS} {path} NEW_FOLDER"
         else:
             advice = "use the tokenizer of a Llama-3 instruct model (or the one that digits writes)"
         raise UserError(
-            f"{path}/tokenizer.json: no token {', '.join(dict.fromkeys(missing))} "
-            f"(special tokens found: {found}); {advice}"
+            f"{file}: no token {', '.join(missing)} (special tokens found: {found}); {advice}"
         )
     return Tokenizer(inner, SpecialTokens(**ids))
 
 
-def _read_definition(path: str | Path) -> dict[str, Any]:
-    """Returns the decoded `tokenizer.json` of a folder."""
+def _definition_file(path: str | Path) -> Path:
+    """Returns the path of the `tokenizer.json` of a folder."""
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(
@@ -153,14 +150,7 @@ def _read_definition(path: str | Path) -> dict[str, Any]:
             f"{path}: tokenizer.json is missing (found {found}); with transformers, "
             "AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER) writes it"
         )
-    try:
-        definition = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: not a tokenizer definition, {error}") from None
-    if not isinstance(definition, dict) or not isinstance(definition.get("model"), dict):
-        raise UserError(f"{file}: not a tokenizer definition, it has no 'model'")
-    definition["added_tokens"] = definition.get("added_tokens") or []
-    return definition
+    return file
 
 
 def add_image_tokens(source: str | Path, target: str | Path) -> dict[str, int]:
@@ -172,29 +162,35 @@ def add_image_tokens(source: str | Path, target: str | Path) -> dict[str, int]:
     Raises:
         UserError: `source` is no tokenizer folder or has the tokens, or `target` is not empty.
     """
-    definition = _read_definition(source)
-    target = Path(target)
+    file, target = _definition_file(source), Path(target)
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target}: the folder is not empty; name a new one")
-    added = definition["added_tokens"]
-    if present := {token["content"] for token in added} & set(IMAGE_TOKENS):
-        raise UserError(
-            f"{source}: has {', '.join(sorted(present))} already; use the folder as it is"
-        )
-    vocabulary = tokenizers.Tokenizer.from_str(json.dumps(definition)).get_vocab()
+    try:
+        vocabulary = tokenizers.Tokenizer.from_file(str(file)).get_vocab()
+    except Exception as error:  # see load_tokenizer
+        raise UserError(f"{file}: not a tokenizer definition, {error}") from None
+    if present := vocabulary.keys() & set(IMAGE_TOKENS):
+        raise UserError(f"{source}: has {', '.join(sorted(present))} already; use it as it is")
     first = max(vocabulary.values()) + 1
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     new = [
         {"id": first + index, "content": content, **flags, "special": True}
         for index, content in enumerate(IMAGE_TOKENS)
     ]
-    added += new
+    _copy_folder(Path(source), target, new)
+    return {token["content"]: token["id"] for token in new}
+
+
+def _copy_folder(source: Path, target: Path, new: list[dict[str, Any]]) -> None:
+    """Copies the tokenizer's files, with more added tokens in those that list them."""
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("special_tokens_map.json", "generation_config.json", "chat_template.jinja"):
-        if (Path(source) / name).is_file():
-            shutil.copyfile(Path(source) / name, target / name)
+    for name in ("special_tokens_map.json", "chat_template.jinja"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    definition = json.loads((source / "tokenizer.json").read_text("utf-8"))
+    definition["added_tokens"] = [*(definition.get("added_tokens") or []), *new]
     _write_json(target / "tokenizer.json", definition)
-    config = Path(source) / "tokenizer_config.json"
+    config = source / "tokenizer_config.json"
     if config.is_file():
         fields = json.loads(config.read_text("utf-8"))
         if "added_tokens_decoder" in fields:
@@ -202,7 +198,6 @@ def add_image_tokens(source: str | Path, target: str | Path) -> dict[str, int]:
                 entry = {key: value for key, value in token.items() if key != "id"}
                 fields["added_tokens_decoder"][str(token["id"])] = entry
         _write_json(target / "tokenizer_config.json", fields)
-    return {token["content"]: token["id"] for token in new}
 
 
 def _write_json(path: Path, value: Any) -> None:

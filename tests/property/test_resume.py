@@ -97,7 +97,7 @@ def test_epochs_lose_and_repeat_nothing(world, run):
     where = data._store.where
     for epoch, begin in ((0, 0), (1, total[0])):
         seen = ids[begin : begin + total[epoch]]
-        assert sorted(seen) == sorted(where(index) for index in data.plan(epoch).examples)
+        assert sorted(seen) == sorted(where(index) for index in data.plan(epoch).examples.tolist())
 
 
 @some

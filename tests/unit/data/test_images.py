@@ -244,7 +244,9 @@ def test_cache_serves_equal_pixels_that_nobody_can_change(root):
 def test_cache_is_bounded(root, monkeypatch):
     monkeypatch.setattr(module, "_CACHE_BYTES", 2 * SIZE * SIZE * 3)
     loader = ImageLoader(str(root), SIZE)
-    for index in range(5):
+    used_again = loader.load("red.png", "f:1")
+    for index in range(4):
         Image.new("RGB", (SIZE, SIZE), (index, 0, 0)).save(root / f"{index}.png")
         loader.load(f"{index}.png", "f:1")
-    assert list(loader._cache) == ["3.png", "4.png"]
+        assert loader.load("red.png", "f:1") is used_again
+    assert list(loader._cache) == ["3.png", "red.png"]

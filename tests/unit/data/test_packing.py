@@ -74,7 +74,9 @@ def example(layout):
     answers = tuple(index % 2 == 1 for index in range(len(images)))
     supervised = np.array(visual) < 0
     where = "f:1"
-    return Example(np.array(tokens), supervised, np.array(visual), tuple(images), answers, where)
+    return Example(
+        np.array(tokens, int), supervised, np.array(visual, int), tuple(images), answers, where
+    )
 
 
 @pytest.mark.parametrize(

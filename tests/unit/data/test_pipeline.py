@@ -74,15 +74,19 @@ def test_images_are_those_of_the_records(training_data, dataset):
 def test_an_epoch_shows_everything_once(training_data):
     plan = training_data.plan(0)
     assert sorted(plan.examples.tolist()) == list(range(30))
+    assert training_data.plan(1).fingerprint != plan.fingerprint
 
 
 def test_epochs_are_laid_end_to_end(dataset, tokenizer):
     data = make(dataset, tokenizer, batch=1)
     first, second = len(data.plan(0)), len(data.plan(1))
-    where = data._store.where
-    assert data.sample_ids(first - 1) == [where(i) for i in data.plan(0)[first - 1]]
-    assert data.sample_ids(first) == [where(i) for i in data.plan(1)[0]]
-    assert data.sample_ids(first + second) == [where(i) for i in data.plan(2)[0]]
+
+    def ids(epoch, row):
+        return [data._store.where(index) for index in data.plan(epoch)[row].tolist()]
+
+    assert data.sample_ids(first - 1) == ids(0, first - 1)
+    assert data.sample_ids(first) == ids(1, 0)
+    assert data.sample_ids(first + second) == ids(2, 0)
 
 
 def test_batches_are_a_function_of_seed_and_step(dataset, tokenizer, training_data):

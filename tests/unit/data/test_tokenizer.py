@@ -6,7 +6,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import models
 
 from metamorph_jax.data import tokenizer as module
-from metamorph_jax.data.small_tokenizer import SPECIAL_TOKENS
+from metamorph_jax.data.small_tokenizer import SPECIAL_TOKENS, train_tokenizer
 from metamorph_jax.data.tokenizer import add_image_tokens, load_tokenizer
 from metamorph_jax.errors import UserError
 from tests.data_files import small_tokenizer
@@ -51,6 +51,17 @@ def test_ids_are_those_of_the_library(folder, tokenizer):
     for text in ("This is a cat.", " two  spaces\n\n\tand é🐱", "12345"):
         assert tokenizer.encode_text(text) == raw.encode(text, add_special_tokens=False).ids
     assert tokenizer.vocab_size == raw.get_vocab_size()
+
+
+def test_special_strings_are_split_like_any_text(tmp_path):
+    """Their characters group as they would if the token did not exist."""
+    train_tokenizer(["<|eot_id|>", "<image_start>"] * 9, 300, tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    definition = json.loads((tmp_path / "tokenizer.json").read_text())
+    definition["added_tokens"], definition["post_processor"] = [], None
+    raw = RawTokenizer.from_str(json.dumps(definition))
+    for text in ("<|eot_id|>", "a cat<|eot_id|>What", "<image_start><image_end>"):
+        assert tokenizer.encode_text(text) == raw.encode(text).ids
 
 
 def test_results_are_not_shared_through_the_cache(tokenizer):
@@ -115,7 +126,7 @@ def test_vocabulary_that_can_spell_a_control_token(folder, tmp_path):
             "tokenizer.json is missing (found tokenizer.model)",
         ),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "not a tokenizer definition"),
-        (lambda folder: (folder / "tokenizer.json").write_text("[]"), "it has no 'model'"),
+        (lambda folder: (folder / "tokenizer.json").write_text("[]"), "not a tokenizer definition"),
         (
             lambda folder: (folder / "tokenizer.json").write_text('{"model": {"type": "?"}}'),
             "not a tokenizer definition",
@@ -152,6 +163,10 @@ def test_missing_image_tokens_name_the_command_that_adds_them(folder, tmp_path, 
 
     target = tmp_path / "target"
     module.main(["--add_image_tokens", str(source), str(target)])
+    untouched = json.loads((source / "tokenizer.json").read_text())
+    extended = json.loads((target / "tokenizer.json").read_text())
+    assert extended["model"] == untouched["model"]
+    assert extended["added_tokens"][:-2] == untouched["added_tokens"]
     special, original = load_tokenizer(target).special, load_tokenizer(folder).special
     assert special == original
     printed = capsys.readouterr().out
