@@ -255,9 +255,3 @@ class GoldenRun:
         """Returns a tree shaped like the trained parameters as tensors with golden names."""
         tower = {"vision_tower": jax.device_get(self.params["vision_tower"])}
         return metamorph.to_hf(jax.device_get(trained) | tower, self.config)
-
-
-def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Returns the L2 norm of the difference divided by that of `theirs` (if it is not zero)."""
-    size = np.linalg.norm(theirs)
-    return np.linalg.norm(np.asarray(ours) - theirs) / (size if size > 0 else 1.0)

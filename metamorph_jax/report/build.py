@@ -73,7 +73,8 @@ def build_report(
     summary["last_steps"] = {name: run_sections.last_values(x) for name, x in stages.items()}
     curves = run_sections.curves_section(history)
     # An earlier report of the same run is replaced, and so is its time.
-    seconds = {name: s for name, s in read_phases(run).items() if name != PHASE}
+    phases = read_phases(run) | read_phases(run / "visualizer")
+    seconds = {name: s for name, s in phases.items() if name != PHASE}
     seconds[PHASE] = time.monotonic() - start
     summary["seconds"], summary["versions"] = seconds, run_sections.versions()
     closing = [run_sections.seconds_section(seconds), run_sections.recipe_section(run)]

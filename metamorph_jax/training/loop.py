@@ -19,9 +19,9 @@ from metamorph_jax.data.tokenizer import load_tokenizer
 from metamorph_jax.metrics.phases import phase
 from metamorph_jax.metrics.writers import MetricWriter
 from metamorph_jax.sharding.mesh import create_mesh
+from metamorph_jax.signals import EXIT_STOPPED, StopRequest
 from metamorph_jax.training.recorder import Recorder
 from metamorph_jax.training.resume import Start, find_start
-from metamorph_jax.training.signals import EXIT_CODE, StopRequest
 from metamorph_jax.training.stages import (
     Stage,
     check_vocabulary,
@@ -91,7 +91,7 @@ def train(
         # Also after an error: what was being saved is still good.
         store.wait()
         writer.close()
-    return EXIT_CODE if stop else 0
+    return EXIT_STOPPED if stop else 0
 
 
 def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> TrainState:

@@ -3,8 +3,6 @@
 One update is in trainer.py; what a checkpoint looks like, in checkpoint.py.
 """
 
-import os
-import signal
 import time
 from pathlib import Path
 from typing import Literal
@@ -12,6 +10,7 @@ from typing import Literal
 from metamorph_jax.metrics.phases import record_phase
 from metamorph_jax.metrics.progress import Progress
 from metamorph_jax.metrics.writers import MetricWriter
+from metamorph_jax.signals import EXIT_STOPPED, StopRequest
 from metamorph_jax.visualizer.checkpoint import (
     newest_intact,
     remove_leftovers,
@@ -22,8 +21,6 @@ from metamorph_jax.visualizer.dataset import load_picture_data
 from metamorph_jax.visualizer.latents import create_latents
 from metamorph_jax.visualizer.schema import VisualizerRunConfig
 from metamorph_jax.visualizer.trainer import Trainer
-
-EXIT_STOPPED = 75  # EX_TEMPFAIL, as in the JAX training: "run me again"
 
 
 def train(
@@ -82,7 +79,7 @@ def _run(
     config: VisualizerRunConfig,
     out: Path,
     last: int,
-    stop: "StopRequest",
+    stop: StopRequest,
     writer: MetricWriter,
     progress: Progress,
 ) -> None:
@@ -116,32 +113,3 @@ def _resume(trainer: Trainer, out: Path, resume: str) -> None:
     if checkpoint is not None:
         trainer.restore(checkpoint)
         print(f"continuing {checkpoint}")
-
-
-class StopRequest:
-    """Turns the first SIGTERM or Ctrl-C into a flag; a second one leaves at once.
-
-    Attributes:
-        signal_name: what arrived, or None.
-    """
-
-    def __init__(self):
-        self.signal_name: str | None = None
-        self._previous: dict[int, object] = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def __bool__(self) -> bool:
-        return self.signal_name is not None
-
-    def _handle(self, number: int, frame: object) -> None:
-        if self:
-            os._exit(128 + number)
-        self.signal_name = signal.Signals(number).name

@@ -15,6 +15,7 @@ import pytest
 from metamorph_jax.objectives.visual import visual_loss_per_token
 from tests import golden_model, tolerances
 from tests.golden_data import load_case
+from tests.model_helpers import relative_error
 
 pytestmark = pytest.mark.golden
 KINDS = {
@@ -90,7 +91,7 @@ def test_gradients(variant):
     ours = run.by_hf_name(grads)
     stored = golden_model.with_prefix(tensors, "grads/")
     assert len(stored) >= 18
-    errors = {name: golden_model.relative_error(ours[name], t) for name, t in stored.items()}
+    errors = {name: relative_error(ours[name], t) for name, t in stored.items()}
     assert max(errors.values()) <= tolerances.GOLDEN_GRADIENT, errors
     for name in results["trainable"]:
         norm = np.linalg.norm(ours[name])

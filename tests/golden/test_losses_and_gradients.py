@@ -10,6 +10,7 @@ import pytest
 from metamorph_jax.models.metamorph import MetaMorph
 from tests import golden_model, tolerances
 from tests.golden_data import load_case
+from tests.model_helpers import relative_error
 
 pytestmark = pytest.mark.golden
 CASES = ["A_stage2", "A_stage2_llama3_rope", "B_stage1"]
@@ -98,7 +99,7 @@ def test_gradients(case):
     ours = run.by_hf_name(grads)
     assert len(fields["results"]["trainable"]) == (5 if case == "B_stage1" else 38)
     errors = {
-        name: golden_model.relative_error(ours[name], tensors[f"grads/{name}"])
+        name: relative_error(ours[name], tensors[f"grads/{name}"])
         for name in fields["results"]["trainable"]
     }
     assert max(errors.values()) <= tolerances.GOLDEN_GRADIENT, errors

@@ -12,7 +12,8 @@ from metamorph_jax.config.schema_model import LlamaConfig, RopeScaling
 from metamorph_jax.hub import llama as hub
 from metamorph_jax.models.llama import Llama
 from tests import tolerances
-from tests.parity.torch_models import quick_jit, randomise
+from tests.model_helpers import quick_jit
+from tests.parity.torch_models import randomise
 
 LENGTHS = (6, 9)  # of the two segments of a row
 NUM_ROWS, ROW_LENGTH = 2, 17  # so two positions are padding

@@ -12,7 +12,8 @@ from metamorph_jax.config.schema_model import VisionConfig
 from metamorph_jax.hub import clip, siglip
 from metamorph_jax.models.vit import VisionTower
 from tests import tolerances
-from tests.parity.torch_models import quick_jit, randomise
+from tests.model_helpers import quick_jit
+from tests.parity.torch_models import randomise
 
 HUB = {"siglip": siglip, "clip": clip}
 NUM_IMAGES = 2

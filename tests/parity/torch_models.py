@@ -1,8 +1,5 @@
-"""What the parity tests share: random weights for torch models, and a jit that compiles fast."""
+"""What the parity tests share: random weights for torch models."""
 
-from collections.abc import Callable
-
-import jax
 import torch
 
 
@@ -21,8 +18,3 @@ def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:
                 is_scale = "norm" in name and name.endswith("weight")
                 parameter.copy_(0.1 * noise + float(is_scale))
     return model.eval()
-
-
-def quick_jit(function: Callable) -> Callable:
-    """Returns the jitted function, compiled without optimisation: it runs once, on tiny arrays."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})

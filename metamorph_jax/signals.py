@@ -4,7 +4,7 @@ import os
 import signal
 from types import TracebackType
 
-EXIT_CODE = 75  # EX_TEMPFAIL: "run me again", which schedulers can requeue on
+EXIT_STOPPED = 75  # EX_TEMPFAIL: "run me again", which schedulers can requeue on
 
 
 class StopRequest:
