@@ -1,4 +1,4 @@
-"""Install metamorph_jax: `pip install -e .` or, for everything the demo and the tests use, `.[all]`."""
+"""Install metamorph_jax: `pip install -e .`, or `.[all]` for what demo and tests use."""
 
 from setuptools import find_packages, setup
 

@@ -65,7 +65,7 @@ def vpit(data):
         "trained": ["connector", "language_model", "vision_head"],
         "data": sources(data, "understanding", "generation", "edits"),
         "optimizer": {"learning_rate": 2e-3},
-        "total_steps": 300,
+        "total_steps": 400,
         "global_batch_size": 8,
     }
 
@@ -74,5 +74,5 @@ def sources(data, *names):
     return {
         "sources": [{"path": f"{data}/{name}.jsonl", "image_root": data} for name in names],
         "max_seq_len": 256,
-        "max_images": 10,
+        "max_images": 8,
     }

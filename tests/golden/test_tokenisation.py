@@ -89,7 +89,7 @@ def test_answers_survive_where_the_reference_masks_a_last_user_turn(tokenizer):
     ids, labels = ids_and_labels("ends_with_human_turn", tokenizer)
     assert ids == golden["input_ids"]
     assert set(golden["labels"]) == {IGNORE}
-    answer = tokenizer.encode_text("Hello.") + [tokenizer.special.end_of_turn]
+    answer = [*tokenizer.encode_text("Hello."), tokenizer.special.end_of_turn]
     assert [label for label in labels if label != IGNORE] == answer
 
 
