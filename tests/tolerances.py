@@ -36,6 +36,9 @@ FLOAT32_REORDERED_GRADIENT = 1e-5
 # bfloat16 keeps 8 bits: 2^-8 per operation, a handful of operations, values of order 1.
 BFLOAT16 = 5e-2
 
+# One rounding to bfloat16, relative.
+BFLOAT16_ROUNDING = 2**-8
+
 # Losses and parameters after twenty steps of AdamW on another mesh: Adam divides by small second
 # moments, which turns rounding of 1e-7 into 1e-6 a step.
 FLOAT32_TRAINED = 1e-5

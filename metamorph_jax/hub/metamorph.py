@@ -8,9 +8,11 @@ one's own has no counterpart there and is not written.
 import re
 from collections.abc import Mapping
 
+import ml_dtypes  # noqa: F401  (makes np.dtype("bfloat16") known)
 import numpy as np
 
 from metamorph_jax.config.schema_model import ModelConfig
+from metamorph_jax.errors import UserError
 from metamorph_jax.hub import clip, llama, siglip
 from metamorph_jax.hub.table import Row, Table, read_tensors, write_tensors
 from metamorph_jax.typing import PyTree
@@ -55,18 +57,28 @@ def from_hf(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> PyTree:
 
     Args:
         tensors: of a MetaMorph checkpoint, by name, the vision tower included.
-        config: of the model; without `contrastive_dim`.
+        config: of the model; without `contrastive_dim`. Parameters come in its `param_dtype`.
 
     Raises:
-        UserError: A name is missing or unknown, or a shape is not that of `config`.
+        UserError: A name is missing or unknown, or a shape is not that of `config`; what is wrong
+            with all parts is reported together.
     """
-    parts = split_parts(tensors)
-    return {
-        "vision_tower": _TOWERS[config.vision.family].from_hf(parts["vision_tower"], config.vision),
-        "connector": read_tensors(connector_table(config), parts["connector"], "mm_projector"),
-        "language_model": llama.from_hf(parts["language_model"], config.llm),
-        "vision_head": read_tensors(vision_head_table(config), parts["vision_head"], "vision_head"),
+    tower = _TOWERS[config.vision.family]
+    readers = {
+        "vision_tower": lambda part: tower.from_hf(part, config.vision),
+        "connector": lambda part: read_tensors(connector_table(config), part, "mm_projector"),
+        "language_model": lambda part: llama.from_hf(part, config.llm),
+        "vision_head": lambda part: read_tensors(vision_head_table(config), part, "vision_head"),
     }
+    parts, params, problems = split_parts(tensors), {}, []
+    for name, read in readers.items():
+        try:
+            params[name] = _cast(read(parts[name]), np.dtype(config.param_dtype))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    return params
 
 
 def to_hf(params: PyTree, config: ModelConfig) -> dict[str, np.ndarray]:
@@ -102,6 +114,12 @@ def split_parts(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.nda
             part, own_name = _part_of(name)
             parts[part][own_name] = value
     return parts
+
+
+def _cast(tree: PyTree, dtype: np.dtype) -> PyTree:
+    if isinstance(tree, dict):
+        return {name: _cast(branch, dtype) for name, branch in tree.items()}
+    return tree.astype(dtype, copy=False)
 
 
 def _part_of(name: str) -> tuple[str, str]:

@@ -68,7 +68,8 @@ def apply_adapter(
         if bare == "embed_tokens.weight":
             result[_INPUT] = np.concatenate([tensors[_INPUT][:-num_new], value[-num_new:]])
         elif bare.startswith("mm_projector."):
-            result[bare if bare in tensors else name] = value
+            known = [spelling for spelling in (bare, f"model.{bare}") if spelling in tensors]
+            result[known[0] if known else name] = value
         else:
             raise UserError(
                 f"adapter holds {name!r}; mm_projector.* and embed_tokens were expected"

@@ -37,7 +37,9 @@ def tower_states(layer: int) -> jax.Array:
     stored = {name: t for name, t in stored.items() if "mixer" not in name}
     params = siglip.from_hf(stored, config)
     pixels = golden_model.channels_last(tensors["inputs/pixel_values"])
-    return VisionTower(config, jnp.float32, jnp.float32).apply({"params": params}, pixels)
+    return VisionTower(config, jnp.dtype("float32"), jnp.dtype("float32")).apply(
+        {"params": params}, pixels
+    )
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 3, -1, -2, -4])

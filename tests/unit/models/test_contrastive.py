@@ -62,7 +62,7 @@ def test_text_is_a_bag_of_real_words(params):
     third = batch()
     third["tokens"][1, 1] = (third["tokens"][1, 1] + 1) % 40
     changed = np.abs(contrast(params, third).text_embedding - expected).max(axis=-1)
-    assert changed[1] > 1e-3
+    assert changed[1] > 100 * tolerances.FLOAT32_REORDERED
     assert changed[0] == changed[2] == 0
 
 

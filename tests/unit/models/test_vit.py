@@ -85,4 +85,7 @@ def test_activations():
     np.testing.assert_allclose(quick_gelu(x), quick, rtol=0, atol=tolerances.FLOAT32_REORDERED)
     tanh = 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
     np.testing.assert_allclose(tanh_gelu(x), tanh, rtol=0, atol=tolerances.FLOAT32_REORDERED)
-    assert abs(float(tanh_gelu(jnp.float32(1.0))) - 0.841192) < 1e-6
+    # The exact form would give 0.841345.
+    np.testing.assert_allclose(
+        tanh_gelu(jnp.float32(1.0)), 0.841192, rtol=0, atol=tolerances.FLOAT32_REORDERED
+    )
