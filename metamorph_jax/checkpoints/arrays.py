@@ -12,7 +12,8 @@ from types import ModuleType
 
 import jax
 
-from metamorph_jax.checkpoints.naming import nest, unnest
+from metamorph_jax.checkpoints.naming import unnest
+from metamorph_jax.trees import unflatten
 
 STATE_FOLDER = "state"
 
@@ -32,7 +33,7 @@ class ArrayWriter:
 
         The arrays may be donated as soon as this returns.
         """
-        self._checkpointer.save(folder / STATE_FOLDER, args=self._save_args(nest(named)))
+        self._checkpointer.save(folder / STATE_FOLDER, args=self._save_args(unflatten(named)))
 
     def finish(self) -> None:
         """Waits until all processes have written; raises what went wrong in the background."""
@@ -61,7 +62,7 @@ def read_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dic
         restored = checkpointer.restore(
             folder / STATE_FOLDER,
             args=orbax.args.PyTreeRestore(
-                item=nest(wanted), restore_args=nest(restore_args), partial_restore=True
+                item=unflatten(wanted), restore_args=nest(restore_args), partial_restore=True
             ),
         )
     arrays = unnest(restored)

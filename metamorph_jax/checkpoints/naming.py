@@ -13,6 +13,7 @@ import jax
 from jaxtyping import PyTree
 
 from metamorph_jax.errors import UserError, nearest
+from metamorph_jax.trees import flatten
 
 _SHOWN = 10
 
@@ -25,33 +26,6 @@ class ArraySpec(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
-
-
-def name_leaves(tree: PyTree) -> dict[str, Any]:
-    """Returns the leaves of `tree` by name, in the order of `jax.tree.leaves`.
-
-    Raises:
-        ValueError: two leaves have the same name (dict keys 1 and "1", say).
-    """
-    named: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        name = "/".join(_part(key) for key in path)
-        if name in named:
-            raise ValueError(f"two leaves of the state are called {name!r}")
-        named[name] = leaf
-    return named
-
-
-def nest(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `{"a/b": x}` as `{"a": {"b": x}}`, the form in which Orbax stores it."""
-    nested: dict[str, Any] = {}
-    for name, leaf in named.items():
-        *folders, last = name.split("/")
-        place = nested
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = leaf
-    return nested
 
 
 def unnest(nested: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +58,7 @@ def tree_fingerprint(tree: PyTree) -> str:
 
     Equal for two models exactly if the parameters of one fit into the other.
     """
-    specs = array_specs(name_leaves(tree))
+    specs = array_specs(flatten(tree))
     lines = sorted(f"{name} {list(spec.shape)}" for name, spec in specs.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -131,16 +105,6 @@ def check_same_arrays(
         "this run a folder of its own with --workdir."
     )
     raise UserError("\n".join(lines))
-
-
-def _part(key: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(key, attribute):
-            # "/" separates our parts and "." those of Orbax; keys such as the labels of
-            # optax.partition contain both.
-            text = str(getattr(key, attribute))
-            return text.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
-    raise TypeError(f"unknown kind of tree key: {key!r}")
 
 
 def _fits(wanted: ArraySpec, stored: ArraySpec, cast_floats: bool) -> bool:

@@ -29,9 +29,10 @@ from metamorph_jax.checkpoints import folders
 from metamorph_jax.checkpoints.arrays import ArrayWriter, load_orbax, read_arrays
 from metamorph_jax.checkpoints.manifest import read_manifest, write_durably, write_manifest
 from metamorph_jax.checkpoints.metadata import CheckpointMeta
-from metamorph_jax.checkpoints.naming import ArraySpec, array_specs, check_same_arrays, name_leaves
+from metamorph_jax.checkpoints.naming import ArraySpec, array_specs, check_same_arrays
 from metamorph_jax.checkpoints.selection import Selector, broadcast, complete_steps
 from metamorph_jax.errors import UserError
+from metamorph_jax.trees import flatten
 
 _logger = logging.getLogger(__name__)
 _META_FILE = "meta.json"
@@ -92,7 +93,7 @@ class CheckpointStore:
         self._join()
         if len(self._failures) >= 2:
             raise self._failures[-1]
-        named = name_leaves(state)
+        named = flatten(state)
         specs = array_specs(named)
         temporary = folders.temporary_folder_of(self.directory, step, broadcast(os.getpid()))
         try:
@@ -144,7 +145,7 @@ class CheckpointStore:
         folder = self._selector.choose(step, quarantine=True)
         if folder is None:
             return None
-        wanted = name_leaves(abstract_state)
+        wanted = flatten(abstract_state)
         check_same_arrays(array_specs(wanted), read_manifest(folder).arrays, str(folder))
         return _rebuild(abstract_state, read_arrays(folder, wanted)), _read_meta(folder)
 
@@ -170,7 +171,7 @@ class CheckpointStore:
                 f"there is no checkpoint in {self.directory}; expected the folder `checkpoints` "
                 "of a run, with subfolders such as 00000500"
             )
-        wanted = {_PARAMS + name: leaf for name, leaf in name_leaves(abstract_params).items()}
+        wanted = {_PARAMS + name: leaf for name, leaf in flatten(abstract_params).items()}
         arrays = read_manifest(folder).arrays
         stored = {name: spec for name, spec in arrays.items() if name.startswith(_PARAMS)}
         check_same_arrays(array_specs(wanted), stored, str(folder), cast_floats=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from metamorph_jax.checkpoints.naming import name_leaves
 from metamorph_jax.checkpoints.store import CheckpointStore
 from metamorph_jax.config.loading import from_dict
 from metamorph_jax.config.schema_model import ModelConfig
@@ -21,6 +20,7 @@ from metamorph_jax.decoding.generator import find_checkpoints
 from metamorph_jax.errors import UserError
 from metamorph_jax.models.init import abstract_params
 from metamorph_jax.models.metamorph import MetaMorph
+from metamorph_jax.trees import flatten
 from metamorph_jax.typing import Array, Float, PyTree, Shaped
 
 
@@ -104,7 +104,7 @@ class Encoder:
     def fingerprint(self) -> str:
         """SHA-256 of the tower's parameters as they are computed with: names, shapes, bytes."""
         digest = hashlib.sha256()
-        for name, leaf in sorted(name_leaves(self._params).items()):
+        for name, leaf in sorted(flatten(self._params).items()):
             array = np.asarray(leaf.astype(self.config.dtype))
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
             digest.update(np.ascontiguousarray(array).tobytes())

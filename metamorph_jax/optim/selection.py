@@ -7,12 +7,9 @@ alone; they appear under the table's path with `@new_rows` behind it.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import jax
-from jax.tree_util import keystr
 
 from metamorph_jax.errors import UserError, nearest
+from metamorph_jax.trees import flatten, unflatten
 from metamorph_jax.typing import Array, PyTree
 
 TOKEN_TABLE = "language_model/embed_tokens/embedding"
@@ -48,24 +45,6 @@ class Selection:
             else:
                 leaves[path] = value
         return unflatten(leaves)
-
-
-def flatten(tree: PyTree) -> dict[str, Any]:
-    """Returns a nested dict as {"a/b/c": leaf}, in tree order."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: isinstance(x, tuple))[0]
-    return {keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {"a/b/c": leaf} as a nested dict."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
 
 
 def select(

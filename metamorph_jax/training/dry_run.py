@@ -16,9 +16,10 @@ from metamorph_jax.errors import UserError
 from metamorph_jax.metrics.flops import BatchCounts, contrastive_flops, model_flops, num_params
 from metamorph_jax.models.init import abstract_params
 from metamorph_jax.optim.schedule import num_warmup_steps, peak_learning_rate
-from metamorph_jax.optim.selection import flatten, select
+from metamorph_jax.optim.selection import select
 from metamorph_jax.training.memory import estimate_memory
 from metamorph_jax.training.stages import check_batch_divides, check_vocabulary, stage_data
+from metamorph_jax.trees import flatten
 
 GIB = 2**30
 

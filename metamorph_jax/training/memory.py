@@ -9,7 +9,8 @@ import numpy as np
 
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import StageConfig
-from metamorph_jax.optim.selection import Selection, flatten
+from metamorph_jax.optim.selection import Selection
+from metamorph_jax.trees import flatten
 from metamorph_jax.typing import PyTree
 
 _FLOAT32_BYTES = 4

@@ -13,8 +13,9 @@ from jax.tree_util import DictKey
 
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.models.init import abstract_params, init_params, logical_axes
-from metamorph_jax.optim.selection import Selection, flatten
+from metamorph_jax.optim.selection import Selection
 from metamorph_jax.sharding.rules import ShardingRules, specs_for
+from metamorph_jax.trees import flatten
 from metamorph_jax.typing import Array, PyTree
 
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from metamorph_jax.optim.selection import flatten
+from metamorph_jax.trees import flatten
 from tests.tiny import tiny_batch, tiny_model, tiny_stage
 from tests.tolerances import FLOAT32_TRAINED
 from tests.training_setup import make_setup

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "metamorph_jax"
-EVERYWHERE = {"config", "errors", "signals", "typing"}
+EVERYWHERE = {"config", "errors", "signals", "trees", "typing"}
 ROOMS = {
     "config": set(),
     "ops": set(),

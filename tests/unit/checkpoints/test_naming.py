@@ -6,12 +6,11 @@ import pytest
 from metamorph_jax.checkpoints.naming import (
     array_specs,
     check_same_arrays,
-    name_leaves,
-    nest,
     tree_fingerprint,
     unnest,
 )
 from metamorph_jax.errors import UserError
+from metamorph_jax.trees import flatten, unflatten
 from tests.unit.checkpoints.examples import make_params, make_state
 
 
@@ -23,7 +22,7 @@ class State:
 
 def test_names_follow_keys_fields_and_positions():
     state = make_state(1)
-    names = name_leaves(state)
+    names = flatten(state)
     pairs = zip(names.values(), jax.tree.leaves(state), strict=True)
     assert all(named is leaf for named, leaf in pairs)
     assert "params/connector/layers_0/kernel" in names
@@ -33,17 +32,15 @@ def test_names_follow_keys_fields_and_positions():
 def test_dataclass_and_dict_have_the_same_names():
     params = make_params(1)
     step = jnp.zeros(())
-    assert set(name_leaves(State(step, params))) == set(
-        name_leaves({"step": step, "params": params})
-    )
+    assert set(flatten(State(step, params))) == set(flatten({"step": step, "params": params}))
 
 
 def test_nest_and_unnest_are_inverse_also_for_awkward_keys():
     tree = {"a/b": {"c.d": [jnp.zeros(2)]}, "a": {"b%2F": (jnp.ones(1), {"x": jnp.ones(3)})}}
-    named = name_leaves(tree)
+    named = flatten(tree)
     assert len(named) == 3
     assert all(name.count(".") == 0 for name in named)
-    assert unnest(nest(named)) == named
+    assert unnest(unflatten(named)) == named
 
 
 class Twins:
@@ -58,8 +55,8 @@ jax.tree_util.register_pytree_with_keys(
 
 
 def test_equal_names_are_refused():
-    with pytest.raises(ValueError, match="two leaves of the state are called '1'"):
-        name_leaves(Twins())
+    with pytest.raises(ValueError, match="two leaves of the tree are called '1'"):
+        flatten(Twins())
 
 
 @pytest.mark.parametrize("leaf", [3, 2.5, "text"])
@@ -87,7 +84,7 @@ def test_fingerprint_depends_on_names_and_shapes_only():
 
 def _compare(wanted, stored, **options):
     check_same_arrays(
-        array_specs(name_leaves(wanted)), array_specs(name_leaves(stored)), "RUN/0007", **options
+        array_specs(flatten(wanted)), array_specs(flatten(stored)), "RUN/0007", **options
     )
 
 

@@ -8,7 +8,8 @@ import pytest
 from metamorph_jax.config.schema_run import OptimizerConfig
 from metamorph_jax.errors import UserError
 from metamorph_jax.optim.optimizer import make_optimizer
-from metamorph_jax.optim.selection import NEW_ROWS, TOKEN_TABLE, flatten, select, unflatten
+from metamorph_jax.optim.selection import NEW_ROWS, TOKEN_TABLE, select
+from metamorph_jax.trees import flatten, unflatten
 
 
 def params():

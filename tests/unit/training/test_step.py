@@ -9,8 +9,9 @@ import pytest
 
 from metamorph_jax.config.schema_run import LossConfig, OptimizerConfig
 from metamorph_jax.models.init import abstract_params, init_params
-from metamorph_jax.optim.selection import NEW_ROWS, TOKEN_TABLE, flatten, select
+from metamorph_jax.optim.selection import NEW_ROWS, TOKEN_TABLE, select
 from metamorph_jax.training.step import make_gradients
+from metamorph_jax.trees import flatten
 from tests.tiny import tiny_batch, tiny_model, tiny_stage
 from tests.tolerances import FLOAT32_REORDERED, FLOAT32_REORDERED_GRADIENT
 from tests.training_setup import make_setup
