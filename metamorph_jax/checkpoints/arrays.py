@@ -62,7 +62,7 @@ def read_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dic
         restored = checkpointer.restore(
             folder / STATE_FOLDER,
             args=orbax.args.PyTreeRestore(
-                item=unflatten(wanted), restore_args=nest(restore_args), partial_restore=True
+                item=unflatten(wanted), restore_args=unflatten(restore_args), partial_restore=True
             ),
         )
     arrays = unnest(restored)

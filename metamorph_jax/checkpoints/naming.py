@@ -29,7 +29,7 @@ class ArraySpec(NamedTuple):
 
 
 def unnest(nested: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what `nest` was given."""
+    """Returns what `trees.unflatten` was given."""
     named = {}
     for key, value in nested.items():
         inner = unnest(value) if isinstance(value, Mapping) else None
