@@ -37,6 +37,7 @@ from metamorph_jax.decoding.prompts import (
 from metamorph_jax.decoding.sampling import create_choice
 from metamorph_jax.errors import UserError
 from metamorph_jax.models.init import abstract_params, logical_axes
+from metamorph_jax.models.stack import unstack_blocks
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.sharding.rules import specs_for
 from metamorph_jax.typing import PyTree
@@ -108,7 +109,7 @@ class Generator:
                 f"the tokenizer has {tokenizer.vocab_size} ids, but model.llm.vocab_size is "
                 f"{config.llm.vocab_size}; use the tokenizer that the model was trained with"
             )
-        self.config, self.params = config, params
+        self.config, self.params = config, unstack_blocks(params)
         self.tokenizer, self.template = tokenizer, template
         self._loader = ImageLoader("", config.vision.image_size, image_geometry)
         self._mesh, self._max_rows = mesh, max_rows
@@ -116,7 +117,9 @@ class Generator:
 
     @classmethod
     def load(cls, path: str | Path, step: int | None = None, *, num_devices: int = 1) -> Self:
-        """Returns the generator of a run, parameters in the dtype of its activations.
+        """Returns the generator of a run.
+
+        Parameters come in the dtype of the model's activations, which halves them for bfloat16.
 
         Args:
             path: a run's folder, its `checkpoints`, or one checkpoint (then `step` is its own).
@@ -231,14 +234,18 @@ def _no_checkpoint(path: str | Path) -> UserError:
 
 
 def _placed_params(config: ModelConfig, mesh: Mesh) -> PyTree:
-    """Returns what to restore: shapes, shardings, and the dtype of activations."""
+    """Returns what to restore: shapes, shardings, and the dtype of activations.
+
+    The tower keeps the dtype it was trained in: a visualizer knows its encoder by these bytes.
+    """
     shapes = abstract_params(config)
     shardings = specs_for(logical_axes(config), shapes, mesh)
 
-    def place(leaf, sharding):
-        return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(config.dtype), sharding=sharding)
+    def place(path, leaf, sharding):
+        dtype = leaf.dtype if path[0].key == "vision_tower" else jnp.dtype(config.dtype)
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
 
-    return jax.tree.map(place, shapes, shardings)
+    return jax.tree_util.tree_map_with_path(place, shapes, shardings)
 
 
 def _allowed_ids(tokenizer: Tokenizer, padded_vocab_size: int) -> np.ndarray:

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.decoding.sampling import Choice, choose
-from metamorph_jax.models.cache import KVCache, create_cache
+from metamorph_jax.models.cache import KVCache, create_cache, grow_cache
 from metamorph_jax.models.metamorph import MetaMorph
 from metamorph_jax.typing import Array, Bool, Float, Int, PyTree, Shaped
 
@@ -126,7 +126,7 @@ def decode_prompts(
     Args:
         config: of the model.
         rules: of the loop.
-        params: of the model.
+        params: of the model, its blocks not stacked.
         prompts: padded to one length.
         allowed: ids, of the padded vocabulary, that an answer may contain.
         choice: how text tokens are chosen.
@@ -145,7 +145,7 @@ def decode_prompts(
 
 def prefill(config: ModelConfig, rules: Rules, params: PyTree, prompts: PromptBatch) -> DecodeState:
     """Returns the state after the last token of every prompt, nothing emitted yet."""
-    model = functools.partial(MetaMorph(config).apply, {"params": params})
+    model = functools.partial(MetaMorph(config, stacked=False).apply, {"params": params})
     batch, length = prompts.tokens.shape
     num_visual = config.visual_tokens.num_tokens
     if prompts.images.shape[1] == 0:
@@ -164,7 +164,7 @@ def prefill(config: ModelConfig, rules: Rules, params: PyTree, prompts: PromptBa
         step=jnp.int32(0),
         hidden=hidden[:, -1],
         # Grown after the prompt has been read, whose attention so costs T * T and not T * (T + N).
-        cache=_grow(cache, rules.max_new_tokens),
+        cache=grow_cache(cache, rules.max_new_tokens),
         position=prompts.lengths,
         countdown=jnp.full(batch, _TEXT_MODE, jnp.int32),
         num_images=jnp.zeros(batch, jnp.int32),
@@ -189,13 +189,13 @@ def decode_step(
     Args:
         config: of the model.
         rules: of the loop.
-        params: of the model.
+        params: of the model, its blocks not stacked.
         limits: tokens that each answer may have.
         allowed: ids that an answer may contain.
         choice: how text tokens are chosen.
         state: of the step before.
     """
-    model = functools.partial(MetaMorph(config).apply, {"params": params})
+    model = functools.partial(MetaMorph(config, stacked=False).apply, {"params": params})
     in_image = state.countdown > _END_DUE
     predicted = model(state.hidden, method="predict_visual")
     token, followed = _next_token(
@@ -285,14 +285,4 @@ def _emit(
         is_done=state.is_done | stops,
         steps=state.steps.at[:, state.step].set(record),
         visual=state.visual.at[rows, slot].set(predicted, mode="drop"),
-    )
-
-
-def _grow(cache: KVCache, num_slots: int) -> KVCache:
-    """Returns the cache with `num_slots` empty slots more."""
-    wide = ((0, 0), (0, 0), (0, 0), (0, num_slots), (0, 0))
-    return KVCache(
-        key=jnp.pad(cache.key, wide),
-        value=jnp.pad(cache.value, wide),
-        valid=jnp.pad(cache.valid, ((0, 0), (0, num_slots))),
     )

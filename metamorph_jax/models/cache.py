@@ -3,7 +3,8 @@
 The cache is an explicit pytree that the caller owns, passes in and gets back; the decoding loop is
 in `decoding/`. A slot is a place in the cache. All rows of a batch write to the same slot, so
 prompts are padded on the *left*, and a slot is not a position: a write is then one slice of memory
-(per row it would be a scatter), and slots lie next to each other, as attention reads them.
+(per row it would be a scatter). Each layer has arrays of its own, with slots next to each other:
+attention reads them where they lie.
 """
 
 from typing import NamedTuple
@@ -16,17 +17,27 @@ from metamorph_jax.config.schema_model import LlamaConfig, ModelConfig
 from metamorph_jax.typing import Array, Bool, Float, Int
 
 
-class KVCache(NamedTuple):
-    """What decoding remembers.
+class LayerCache(NamedTuple):
+    """What decoding remembers of one layer.
 
     Attributes:
         key: after rotary embedding.
         value: as projected.
+    """
+
+    key: Float[Array, "B K H S"]
+    value: Float[Array, "B K H S"]
+
+
+class KVCache(NamedTuple):
+    """What decoding remembers.
+
+    Attributes:
+        layers: keys and values, layer by layer.
         valid: slots that hold a real token and may be looked at.
     """
 
-    key: Float[Array, "L B K S H"]
-    value: Float[Array, "L B K S H"]
+    layers: tuple[LayerCache, ...]
     valid: Bool[Array, "B S"]
 
 
@@ -35,12 +46,21 @@ def create_cache(
 ) -> KVCache:
     """Returns an empty cache of `max_len` slots per row."""
     llm = config.llm if isinstance(config, ModelConfig) else config
-    shape = (llm.num_layers, batch, llm.num_kv_heads, max_len, llm.head_dim)
+    shape = (batch, llm.num_kv_heads, llm.head_dim, max_len)
     return KVCache(
-        key=jnp.zeros(shape, dtype),
-        value=jnp.zeros(shape, dtype),
+        layers=tuple(
+            LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+            for _ in range(llm.num_layers)
+        ),
         valid=jnp.zeros((batch, max_len), bool),
     )
+
+
+def grow_cache(cache: KVCache, num_slots: int) -> KVCache:
+    """Returns the cache with `num_slots` empty slots more."""
+    wide = ((0, 0), (0, 0), (0, 0), (0, num_slots))
+    layers = jax.tree.map(lambda stored: jnp.pad(stored, wide), cache.layers)
+    return KVCache(layers, jnp.pad(cache.valid, ((0, 0), (0, num_slots))))
 
 
 def mark_valid(
@@ -52,29 +72,26 @@ def mark_valid(
 
 
 def write_layer(
-    cache: KVCache,
-    layer: Int[Array, ""],
+    cache: LayerCache,
     write_index: Int[Array, ""],
     key: Float[Array, "B T K H"],
     value: Float[Array, "B T K H"],
-) -> KVCache:
-    """Returns the cache with new keys and values of one layer, which must fit into it."""
+) -> LayerCache:
+    """Returns one layer's cache with new keys and values, which must fit into it."""
 
     def write(old, new):
-        new = einops.rearrange(new.astype(old.dtype), "B T K H -> 1 B K T H")
-        return jax.lax.dynamic_update_slice(old, new, (layer, 0, 0, write_index, 0))
+        new = einops.rearrange(new.astype(old.dtype), "B T K H -> B K H T")
+        return jax.lax.dynamic_update_slice(old, new, (0, 0, 0, write_index))
 
-    return cache._replace(key=write(cache.key, key), value=write(cache.value, value))
+    return LayerCache(write(cache.key, key), write(cache.value, value))
 
 
 def read_layer(
-    cache: KVCache, layer: Int[Array, ""]
+    cache: LayerCache,
 ) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
-    """Returns all keys and values of one layer."""
+    """Returns all keys and values of one layer.
 
-    def read(stored):
-        # A change of names only: the compiler merges it into the products that follow.
-        one = jax.lax.dynamic_index_in_dim(stored, layer, keepdims=False)
-        return einops.rearrange(one, "B K S H -> B S K H")
-
-    return read(cache.key), read(cache.value)
+    A change of names only: the compiler merges it into the products that follow.
+    """
+    key = einops.rearrange(cache.key, "B K H S -> B S K H")
+    return key, einops.rearrange(cache.value, "B K H S -> B S K H")

@@ -9,9 +9,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metamorph_jax.config.schema_model import LlamaConfig
-from metamorph_jax.models.cache import KVCache, mark_valid, read_layer, write_layer
+from metamorph_jax.models.cache import (
+    KVCache,
+    mark_valid,
+    read_layer,
+    write_layer,
+)
 from metamorph_jax.models.layers import Embed, Linear, RMSNorm, fan_in_normal
-from metamorph_jax.models.stack import layer_numbers, stack_blocks
+from metamorph_jax.models.stack import BlockList, stack_blocks
 from metamorph_jax.ops.attention import attention
 from metamorph_jax.ops.masks import cache_mask, causal_segment_mask
 from metamorph_jax.ops.rope import apply_rope, rope_tables
@@ -30,7 +35,7 @@ class LlamaAttention(nn.Module):
     param_dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, layer, cache, rope, mask, write_index):
+    def __call__(self, x, cache, rope, mask, write_index):
         """Returns (update "B T D", cache); without a cache the keys are those of `x` itself."""
         cfg = self.config
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -44,8 +49,8 @@ class LlamaAttention(nn.Module):
         key = apply_rope(project("key", cfg.num_kv_heads, "kv_heads"), rope)
         value = project("value", cfg.num_kv_heads, "kv_heads")
         if cache is not None:
-            cache = write_layer(cache, layer, write_index, key, value)
-            key, value = read_layer(cache, layer)
+            cache = write_layer(cache, write_index, key, value)
+            key, value = read_layer(cache)
         mixed = attention(query, key, value, mask)
         shape, axes = (cfg.num_heads, cfg.head_dim, cfg.embed_dim), ("heads", "head_dim", "embed")
         init = fan_in_normal(_residual_scale(cfg))
@@ -84,27 +89,39 @@ class LlamaBlock(nn.Module):
     param_dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, carry, layer, rope, mask, write_index):
-        """Returns ((hidden, cache), None), as `stack_blocks` wants it."""
-        x, cache = carry
+    def __call__(self, x, cache, rope, mask, write_index):
+        """Returns (hidden, cache of this layer), as `stack_blocks` wants it.
+
+        Args:
+            x: hidden states, "B T D".
+            cache: `LayerCache`; None: `x` is all there is to look at.
+            rope: tables.
+            mask: who may look at whom.
+            write_index: slot of the first position of `x`.
+        """
         fields = (self.config, self.dtype, self.param_dtype)
         norm = {"eps": self.config.norm_eps, "axis": "embed", "dtype": self.dtype}
         norm["param_dtype"] = self.param_dtype
         x = constrain(x, "batch", "length", "embed")
         normed = RMSNorm(name="attention_norm", **norm)(x)
         attend = LlamaAttention(*fields, name="attention")
-        update, cache = attend(normed, layer, cache, rope, mask, write_index)
+        update, cache = attend(normed, cache, rope, mask, write_index)
         x = constrain(x + update, "batch", "length", "embed")
         x = x + LlamaMlp(*fields, name="mlp")(RMSNorm(name="mlp_norm", **norm)(x))
-        return (constrain(x, "batch", "length", "embed"), cache), None
+        return constrain(x, "batch", "length", "embed"), cache
 
 
 class Llama(nn.Module):
-    """The decoder without any notion of images: embeddings in, hidden states out."""
+    """The decoder without any notion of images: embeddings in, hidden states out.
+
+    Attributes:
+        stacked: whether parameters of the blocks are stacked (see `stack.py`); not, to decode.
+    """
 
     config: LlamaConfig
     dtype: jnp.dtype
     param_dtype: jnp.dtype
+    stacked: bool = True
 
     def setup(self):
         """Creates tables, blocks and norm; a tied model has no `lm_head`."""
@@ -112,15 +129,18 @@ class Llama(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         table = (cfg.padded_vocab_size, cfg.embed_dim)
         self.embed_tokens = Embed(table, ("vocab", "embed"), stddev=cfg.embed_dim**-0.5, **types)
-        self.blocks = stack_blocks(
-            LlamaBlock,
-            num_layers=cfg.num_layers,
-            num_shared=3,
-            remat=cfg.remat,
-            unroll=cfg.scan_unroll,
-            config=cfg,
-            **types,
-        )
+        fields = {"config": cfg, **types}
+        if self.stacked:
+            self.blocks = stack_blocks(
+                LlamaBlock,
+                num_layers=cfg.num_layers,
+                num_shared=3,
+                remat=cfg.remat,
+                unroll=cfg.scan_unroll,
+                **fields,
+            )
+        else:
+            self.blocks = BlockList(LlamaBlock, cfg.num_layers, fields)
         self.final_norm = RMSNorm(cfg.norm_eps, "embed", **types)
         if not cfg.tie_embeddings:
             self.lm_head = Linear(
@@ -155,7 +175,8 @@ class Llama(nn.Module):
     ) -> tuple[Float[Array, "B T D"], KVCache]:
         """Returns hidden states of T new positions and the cache that now holds them.
 
-        Works for a whole prompt (T > 1) and for one token, and inside `jit` and `while_loop`.
+        Works for a whole prompt (T > 1) and for one token, and inside `jit` and `while_loop`; the
+        blocks must not be stacked.
 
         Args:
             embeddings: of the new positions.
@@ -169,7 +190,8 @@ class Llama(nn.Module):
             token_mask = jnp.ones(positions.shape, bool)
         cache = mark_valid(cache, write_index, token_mask)
         mask = cache_mask(cache.valid, write_index, positions.shape[1])
-        return self._run(embeddings, positions, mask, cache, write_index)
+        hidden, layers = self._run(embeddings, positions, mask, cache.layers, write_index)
+        return hidden, cache._replace(layers=layers)
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns float32 logits over the padded vocabulary; padding can never win."""
@@ -184,14 +206,13 @@ class Llama(nn.Module):
         real = real.reshape((1,) * (hidden.ndim - 1) + real.shape)
         return jnp.where(real, logits, PADDED_LOGIT)
 
-    def _run(self, x, positions, mask, cache, write_index):
+    def _run(self, x, positions, mask, caches, write_index):
         cfg = self.config
         rope = rope_tables(
             positions, head_dim=cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling
         )
-        carry = (x.astype(self.dtype), cache)
-        carry, _ = self.blocks(carry, layer_numbers(cfg.num_layers), rope, mask, write_index)
-        return self.final_norm(carry[0]), carry[1]
+        x, caches = self.blocks(x.astype(self.dtype), caches, rope, mask, write_index)
+        return self.final_norm(x), caches
 
 
 def _residual_scale(config: LlamaConfig) -> float:

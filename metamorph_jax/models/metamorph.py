@@ -44,9 +44,15 @@ class MetaMorphOutput(NamedTuple):
 
 
 class MetaMorph(nn.Module):
-    """The composition; see the module docstring."""
+    """The composition; see the module docstring.
+
+    Attributes:
+        stacked: whether the decoder's blocks are stacked, as they are trained and stored; False
+            for parameters from `stack.unstack_blocks`, which `decode_cached` needs.
+    """
 
     config: ModelConfig
+    stacked: bool = True
 
     def setup(self):
         """Creates the parts; their names are those of the parameter tree."""
@@ -54,7 +60,7 @@ class MetaMorph(nn.Module):
         types = (jnp.dtype(cfg.dtype), jnp.dtype(cfg.param_dtype))
         self.vision_tower = VisionTower(cfg.vision, *types)
         self.connector = create_connector(cfg, *types)
-        self.language_model = Llama(cfg.llm, *types)
+        self.language_model = Llama(cfg.llm, *types, self.stacked)
         self.vision_head = create_vision_head(cfg, *types)
         if cfg.contrastive_dim is not None:
             self.contrastive = ContrastiveHead(cfg, *types)

@@ -1,12 +1,18 @@
 """Equal blocks, one after another: the only place with `nn.scan` and `nn.remat`.
 
 A scanned stack compiles one block, whatever its depth, and its parameters have a leading `layers`
-dimension. The carry also holds the decoding cache, which is then updated in place.
+dimension: this is how parameters are trained and stored. Decoding reads every weight for one token
+at a time, and taking a layer out of a stack copies it, which costs more than the token; so it uses
+a `BlockList` instead, with the parameters that `unstack_blocks` makes.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
+
+from metamorph_jax.typing import PyTree
 
 _POLICIES = {
     "full": None,  # keeps only what enters a block
@@ -25,11 +31,11 @@ def stack_blocks(
     name: str | None = None,
     **fields,
 ) -> nn.Module:
-    """Returns a module `(carry, layer_numbers(num_layers), *shared) -> (carry, None)`.
+    """Returns a module `(carry, per_layer, *shared) -> (carry, outputs)`.
 
     Args:
-        block: module class; called as `(carry, layer, *shared) -> (carry, None)`, where `layer` is
-            the number of the block.
+        block: module class; called as `(carry, own, *shared) -> (carry, output)`, where `own` is
+            the block's part of `per_layer` along its first dimension; None has a part None.
         num_layers: how many; at least 1.
         num_shared: number of arguments that every block receives alike.
         remat: `none`, `full` or `dots`, see `_POLICIES`.
@@ -52,6 +58,47 @@ def stack_blocks(
     return scanned(**fields, name=name)
 
 
-def layer_numbers(num_layers: int) -> jax.Array:
-    """Returns what a stack takes as its second argument."""
-    return jnp.arange(num_layers)
+class BlockList(nn.Module):
+    """The blocks of a stack written out, with parameters `layer_0`, `layer_1`, ...
+
+    Attributes:
+        block: module class, as for `stack_blocks`.
+        num_layers: how many.
+        fields: of `block`.
+    """
+
+    block: type[nn.Module]
+    num_layers: int
+    fields: Mapping[str, Any]
+
+    @nn.compact
+    def __call__(self, carry: PyTree, per_layer: Sequence | None, *shared) -> tuple[PyTree, tuple]:
+        """Returns the last carry, and what each block gave besides.
+
+        Args:
+            carry: into the first block.
+            per_layer: second argument of each block; None: None.
+            *shared: further arguments of every block.
+        """
+        outputs = []
+        for i in range(self.num_layers):
+            block = self.block(**self.fields, name=f"layer_{i}")
+            own = None if per_layer is None else per_layer[i]
+            carry, output = block(carry, own, *shared)
+            outputs.append(output)
+        return carry, tuple(outputs)
+
+
+def unstack_blocks(params: PyTree) -> PyTree:
+    """Returns the parameters of a whole model for `MetaMorph(config, stacked=False)`.
+
+    Args:
+        params: as `init_params` makes them; only the decoder's blocks are changed.
+    """
+    language_model = params["language_model"]
+    blocks = language_model["blocks"]
+    num_layers = jax.tree.leaves(blocks)[0].shape[0]
+    layers = {
+        f"layer_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(num_layers)
+    }
+    return params | {"language_model": language_model | {"blocks": layers}}

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from metamorph_jax.config.schema_model import VisionConfig
 from metamorph_jax.models.layers import LayerNorm, Linear, fan_in_normal, zeros
-from metamorph_jax.models.stack import layer_numbers, stack_blocks
+from metamorph_jax.models.stack import stack_blocks
 from metamorph_jax.ops.attention import attention
 from metamorph_jax.sharding.rules import constrain
 from metamorph_jax.typing import Array, Float
@@ -84,7 +84,7 @@ class VitBlock(nn.Module):
     param_dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, layer):
+    def __call__(self, x, own: None):
         """Returns (x, None), as `stack_blocks` wants it."""
         fields = (self.config, self.dtype, self.param_dtype)
         norm = (self.config.norm_eps, "vision_embed", self.dtype, self.param_dtype)
@@ -159,7 +159,7 @@ class VisionTower(nn.Module):
                 config=cfg,
                 dtype=self.dtype,
                 param_dtype=self.param_dtype,
-            )(x, layer_numbers(cfg.num_used_layers))
+            )(x, None)
         return x[:, 1:] if has_cls and cfg.cls_policy == "patch" else x
 
 

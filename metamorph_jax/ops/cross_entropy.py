@@ -68,8 +68,8 @@ def _forward(hidden, head, targets, vocab_size, chunk_size):
         hit = (columns[None, None, :] == targets[:, :, None]) & own[None, None, :]
         return (new_largest, total, chosen + jnp.sum(jnp.where(hit, logits, 0.0), -1)), None
 
-    shape = targets.shape
-    start = (jnp.full(shape, _ABSENT), jnp.zeros(shape), jnp.zeros(shape))
+    zeros = jnp.zeros(targets.shape, jnp.float32)
+    start = (jnp.full_like(zeros, _ABSENT), zeros, zeros)
     (largest, total, chosen), _ = jax.lax.scan(add_block, start, jnp.arange(num_blocks))
     log_total = largest + jnp.log(total)
     return log_total - chosen, (hidden, head, targets, log_total)

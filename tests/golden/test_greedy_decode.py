@@ -23,6 +23,7 @@ from metamorph_jax.decoding.loop import (
 from metamorph_jax.decoding.sampling import GREEDY
 from metamorph_jax.hub import metamorph
 from metamorph_jax.models.metamorph import MetaMorph
+from metamorph_jax.models.stack import unstack_blocks
 from tests import golden_model, tolerances
 from tests.golden_data import load_case
 
@@ -44,7 +45,7 @@ RULES = Rules(
 @functools.cache
 def params():
     weights = golden_model.with_prefix(TENSORS, "weights/")
-    return jax.tree.map(jnp.asarray, metamorph.from_hf(weights, MODEL))
+    return unstack_blocks(jax.tree.map(jnp.asarray, metamorph.from_hf(weights, MODEL)))
 
 
 def allowed():

@@ -7,15 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metamorph_jax.models.cache import create_cache
+from metamorph_jax.models.cache import create_cache, grow_cache
 from metamorph_jax.models.llama import Llama
+from metamorph_jax.models.stack import unstack_blocks
 from tests import tolerances
 from tests.model_helpers import quick_jit, random_params
 from tests.tiny import tiny_model
 
 CONFIG = tiny_model().llm
 F32 = jnp.dtype("float32")
-MODEL = Llama(CONFIG, F32, F32)
+MODEL = Llama(CONFIG, F32, F32, stacked=False)
+STACKED = Llama(CONFIG, F32, F32)
 PROMPT_LENGTHS, NUM_NEW = (4, 7, 1), 5
 LONGEST = max(PROMPT_LENGTHS)
 
@@ -27,7 +29,7 @@ def apply(params, method, *args):
 
 @pytest.fixture(scope="module")
 def params():
-    return random_params(tiny_model())["language_model"]
+    return unstack_blocks(random_params(tiny_model()))["language_model"]
 
 
 def sequences(params):
@@ -39,8 +41,14 @@ def sequences(params):
 def uncached(params, row, length):
     embeddings = sequences(params)
     positions = np.repeat(np.arange(embeddings.shape[1])[None], 3, axis=0)
-    hidden = apply(params, "decode", embeddings, np.ones_like(positions), positions)
+    arguments = embeddings, np.ones_like(positions), positions
+    hidden = stacked_decode(random_params(tiny_model())["language_model"], *arguments)
     return np.asarray(hidden)[row, :length]
+
+
+@jax.jit
+def stacked_decode(params, *args):
+    return STACKED.apply({"params": params}, *args, method="decode")
 
 
 def left_padded(params):
@@ -129,5 +137,19 @@ def test_cache_dtype_is_kept(params):
     cache = create_cache(tiny_model(), 1, 3, "bfloat16")
     new = sequences(params)[:1, :1]
     _, cache = apply(params, "decode_cached", new, np.zeros((1, 1), int), cache, jnp.array(0))
-    assert cache.key.dtype == cache.value.dtype == jnp.bfloat16
-    assert np.asarray(cache.key[:, :, :, 0], np.float32).any()
+    assert {leaf.dtype for leaf in jax.tree.leaves(cache.layers)} == {jnp.dtype("bfloat16")}
+    assert all(np.asarray(layer.key[:, :, 0], np.float32).all() for layer in cache.layers)
+    assert len(cache.layers) == CONFIG.num_layers
+
+
+def test_a_grown_cache_goes_on(params):
+    rows = sequences(params)[:1]
+    small = create_cache(CONFIG, 1, 2, "float32")
+    positions = np.array([[0, 1]])
+    _, small = apply(params, "decode_cached", rows[:, :2], positions, small, jnp.array(0))
+    grown = grow_cache(small, 3)
+    assert grown.valid.shape == (1, 5)
+    hidden, _ = apply(params, "decode_cached", rows[:, 2:3], np.array([[2]]), grown, jnp.array(2))
+    np.testing.assert_allclose(
+        hidden[0], uncached(params, 0, 3)[2:], rtol=0, atol=tolerances.FLOAT32_REORDERED * 5
+    )
