@@ -71,7 +71,8 @@ def build_report(
     stages = run_sections.by_stage(history)
     summary: dict[str, Any] = {"run": run.name} | found.summary
     summary["last_steps"] = {name: run_sections.last_values(x) for name, x in stages.items()}
-    curves = run_sections.curves_section(history)
+    painter = read_metrics(visualizer) if visualizer else []
+    curves = run_sections.curves_section(history, painter)
     # An earlier report of the same run is replaced, and so is its time.
     phases = read_phases(run) | read_phases(run / "visualizer")
     seconds = {name: s for name, s in phases.items() if name != PHASE}

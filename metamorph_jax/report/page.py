@@ -16,6 +16,7 @@ h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.0
 h2 { font-size: 1.3rem; margin: 3rem 0 .6rem; padding-top: .9rem;
   border-top: 1px solid var(--line); }
 h3 { font-size: 1.02rem; margin: 1.8rem 0 .4rem; }
+h2, h3 { break-after: avoid; }
 p { margin: .5rem 0 .9rem; max-width: 46rem; }
 .lead, figcaption, .quiet { color: var(--quiet); }
 nav { margin: 1rem 0 1.5rem; font-size: .9rem; }
@@ -48,7 +49,7 @@ pre { font: 12px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; b
 summary { cursor: pointer; color: var(--quiet); }
 @media print {
   body { max-width: none; padding: 0; font-size: 11pt; }
-  nav { display: none; } h2 { break-after: avoid; } pre { font-size: 8pt; }
+  nav { display: none; } pre { font-size: 8pt; }
   details > * { display: block; }
 }
 """

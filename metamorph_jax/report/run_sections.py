@@ -54,11 +54,18 @@ def last_values(history: History) -> dict[str, float]:
     }
 
 
-def curves_section(history: History) -> tuple[str, Html]:
-    """Returns the curves of every stage, what they end at, and throughput."""
+def curves_section(history: History, visualizer: History = ()) -> tuple[str, Html]:
+    """Returns the curves of every stage, what they end at, and throughput.
+
+    Args:
+        history: lines of the run's metrics file.
+        visualizer: lines of that of its visualizer, shown like one more stage.
+    """
     if not history:
         return page.section("Training curves", page.paragraph("No metrics were written."))
     stages = by_stage(history)
+    if visualizer:
+        stages["visualizer"] = [{"stage_step": line["step"], **line} for line in visualizer]
     blocks = []
     for name, lines in stages.items():
         caption = (

@@ -66,6 +66,9 @@ def run(digits, tmp_path_factory):
     latents = dataclasses.replace(MODEL.latents, size=8, picture_size=32)
     torch.manual_seed(0)
     model = Visualizer(dataclasses.replace(MODEL, token_dim=24, latents=latents)).eval()
+    writer = MetricWriter(folder / "visualizer")
+    writer.write_scalars(1, {"loss": 0.5})
+    writer.close()
     model.encoder_fingerprint = Encoder.load(folder).fingerprint
     save_checkpoint(folder / "visualizer", model, TrainingState(1, {}, {}, ""), keep=2)
     return folder
@@ -86,6 +89,8 @@ def test_demo_report_is_complete(run, digits, capsys):
         "Controls",
         "Held-out questions",
         "Training curves",
+        "Stage vpit",
+        "Stage visualizer",
         "Seconds per phase",
         "Recipe and versions",
         "config.model.llm.embed_dim = 32",
