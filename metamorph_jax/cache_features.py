@@ -30,6 +30,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--out", required=True, type=Path, help="file to write (.safetensors)")
     parser.add_argument("--batch_size", type=int, default=64, help="images per batch")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     flags = parser.parse_args(argv)
     from safetensors.numpy import save_file
 
@@ -37,8 +38,7 @@ def main(argv: list[str]) -> int:
     from metamorph_jax.metrics.phases import phase
 
     paths = image_paths(flags.jsonl.split(","))
-    workdir = flags.checkpoint
-    with phase(workdir, "cache_features"):
+    with phase(flags.checkpoint, "cache_features"):
         encoder = Encoder.load(flags.checkpoint, flags.step, flags.batch_size)
         features = encoder.encode_files(flags.image_root, paths, flags.jsonl)
         metadata = {"images": json.dumps(paths), "encoder_fingerprint": encoder.fingerprint}

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,26 @@ def build_report(
         UserError: the run, its checkpoint, data or visualizer is missing or does not fit.
     """
     start = time.monotonic()
+    _check_folders(run, visualizer)
+    history = read_metrics(run)
+    found = _examine(run, data, visualizer, image_root, max_questions, step)
+    curves = run_sections.curves_section(history, read_metrics(visualizer) if visualizer else [])
+    # An earlier report of the same run is replaced, and so is its time.
+    seconds = {name: s for name, s in read_phases(run).items() if name != PHASE}
+    seconds[PHASE] = time.monotonic() - start
+    closing = [run_sections.seconds_section(seconds), run_sections.recipe_section(run)]
+    sections = [*found.sections, curves, *closing]
+    _replace(run / REPORT_FILE, page.render(f"Run {run.name}", _lead(history, seconds), sections))
+    stages = run_sections.by_stage(history)
+    summary = {"run": run.name} | found.summary
+    summary["last_steps"] = {name: run_sections.last_values(x) for name, x in stages.items()}
+    summary |= {"seconds": seconds, "versions": run_sections.versions()}
+    _replace(run / SUMMARY_FILE, json.dumps(_finite(summary), indent=1) + "\n")
+    return summary
+
+
+def _check_folders(run: Path, visualizer: Path | None) -> None:
+    """Raises a UserError at once for what would otherwise be found out after minutes."""
     if not run.is_dir():
         raise UserError(f"--run={run} is no folder; expected the folder of a run, as in runs/NAME")
     if visualizer is not None and not visualizer.is_dir():
@@ -66,27 +86,14 @@ def build_report(
             f"--visualizer={visualizer} is no folder; python -m metamorph_jax.visualizer.train "
             "writes one"
         )
-    history = read_metrics(run)
-    found = _examine(run, data, visualizer, image_root, max_questions, step)
-    stages = run_sections.by_stage(history)
-    summary: dict[str, Any] = {"run": run.name} | found.summary
-    summary["last_steps"] = {name: run_sections.last_values(x) for name, x in stages.items()}
-    painter = read_metrics(visualizer) if visualizer else []
-    curves = run_sections.curves_section(history, painter)
-    # An earlier report of the same run is replaced, and so is its time.
-    phases = read_phases(run) | read_phases(run / "visualizer")
-    seconds = {name: s for name, s in phases.items() if name != PHASE}
-    seconds[PHASE] = time.monotonic() - start
-    summary["seconds"], summary["versions"] = seconds, run_sections.versions()
-    closing = [run_sections.seconds_section(seconds), run_sections.recipe_section(run)]
-    sections = [*found.sections, curves, *closing]
+
+
+def _lead(history: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> str:
+    """Returns the line below the title: how much work it was, and when it was reported."""
     now = datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M")
-    lead = (
-        f"{len(history)} steps in {len(stages)} stages, {format_secs(sum(seconds.values()))}; {now}"
-    )
-    _replace(run / REPORT_FILE, page.render(f"Run {run.name}", lead, sections))
-    _replace(run / SUMMARY_FILE, json.dumps(_finite(summary), indent=1) + "\n")
-    return summary
+    num_stages = len(run_sections.by_stage(history))
+    total = format_secs(sum(seconds.values()))
+    return f"{len(history)} steps in {num_stages} stages, {total} in all; reported {now}"
 
 
 def _examine(

@@ -26,6 +26,7 @@ from metamorph_jax.report.digits_data import Scans, load_requests, load_scans
 from metamorph_jax.report.digits_results import (
     Drawn,
     Painted,
+    Picture,
     draw,
     picture_scores,
     read_pictures,
@@ -35,7 +36,6 @@ from metamorph_jax.report.digits_results import (
 from metamorph_jax.report.page import Html
 from metamorph_jax.report.painting import Painting
 from metamorph_jax.report.question_sections import questions_section
-from metamorph_jax.typing import Array
 
 PICTURES_FOLDER = "pictures"
 _MAX_TEXT_TOKENS = 32  # the demo's answers have about ten, beside a picture's
@@ -86,26 +86,40 @@ def report_digits(
     if visualizer is not None:
         tokens = np.concatenate([drawn.tokens, features])
         painting = Painting(visualizer, tokens, run / PICTURES_FOLDER, encoder.fingerprint)
-    try:
-        questions = load_questions(data / QUESTIONS_FILE, data)
-        tell(f"asking {len(questions)} held-out questions")
-        answered = ask(generator, questions, sampling)
-        write_answers(run / ANSWERS_FILE, answered)
-        tell("waiting for the pictures")
-        pictures = painting.finish() if painting else None
-    except BaseException:
-        if painting:
-            painting.cancel()
-        raise
+    answered, pictures = _ask_meanwhile(run, data, generator, sampling, painting, tell)
     summary = understanding_scores(answered)
     summary |= token_scores(drawn, heldout, features, train, train_features)
     painted = _score_pictures(summary, pictures, drawn, heldout, train)
     return DigitsReport(summary, _sections(summary, answered, drawn, heldout, painted))
 
 
+def _ask_meanwhile(
+    run: Path,
+    data: Path,
+    generator: Generator,
+    sampling: Sampling,
+    painting: Painting | None,
+    tell: Callable[[str], None],
+) -> tuple[list[AnsweredQuestion], list[Picture] | None]:
+    """Returns the answers to the held-out questions, and the pictures that were being painted."""
+    try:
+        questions = load_questions(data / QUESTIONS_FILE, data)
+        tell(f"asking {len(questions)} held-out questions")
+        answered = ask(generator, questions, sampling)
+        write_answers(run / ANSWERS_FILE, answered)
+        if painting is None:
+            return answered, None
+        tell("waiting for the pictures")
+        return answered, painting.finish()
+    except BaseException:
+        if painting:
+            painting.cancel()
+        raise
+
+
 def _score_pictures(
     summary: dict[str, Any],
-    pictures: list[Array] | None,
+    pictures: list[Picture] | None,
     drawn: Drawn,
     heldout: Scans,
     train: Scans,
