@@ -35,11 +35,13 @@ def main(argv: list[str]) -> int:
     from safetensors.numpy import save_file
 
     from metamorph_jax.decoding.features import Encoder
+    from metamorph_jax.decoding.generator import find_checkpoints
     from metamorph_jax.metrics.phases import phase
 
     paths = image_paths(flags.jsonl.split(","))
-    with phase(flags.checkpoint, "cache_features"):
-        encoder = Encoder.load(flags.checkpoint, flags.step, flags.batch_size)
+    checkpoints, step = find_checkpoints(flags.checkpoint, flags.step)
+    with phase(checkpoints.parent, "cache_features"):
+        encoder = Encoder.load(checkpoints, step, flags.batch_size)
         features = encoder.encode_files(flags.image_root, paths, flags.jsonl)
         metadata = {"images": json.dumps(paths), "encoder_fingerprint": encoder.fingerprint}
         flags.out.parent.mkdir(parents=True, exist_ok=True)

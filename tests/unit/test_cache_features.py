@@ -30,7 +30,12 @@ def test_file_holds_each_image_once_in_order(tmp_path, capsys):
     write_records(data / "a.jsonl", ["2.png", "0.png", "2.png"])
     write_records(data / "b.jsonl", ["1.png", "0.png"])
     out = tmp_path / "new" / "features.safetensors"
-    arguments = ["--checkpoint", run, "--jsonl", f"{data / 'a.jsonl'},{data / 'b.jsonl'}"]
+    arguments = [
+        "--checkpoint",
+        run / "checkpoints",
+        "--jsonl",
+        f"{data / 'a.jsonl'},{data / 'b.jsonl'}",
+    ]
     arguments += ["--image_root", data, "--out", out, "--batch_size", 2]
     assert main([str(argument) for argument in arguments]) == 0
     encoder = Encoder.load(run, batch_size=2)
