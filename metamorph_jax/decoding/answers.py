@@ -42,7 +42,7 @@ def stop_ids(special: SpecialTokens) -> tuple[int, ...]:
 
 def create_answer(
     steps: Int[np.ndarray, "N"],
-    visual: Float[np.ndarray, "M E"],
+    visual: Float[np.ndarray, "N E"],
     followed: bool,
     tokenizer: Tokenizer,
     num_visual_tokens: int,
@@ -51,7 +51,7 @@ def create_answer(
 
     Args:
         steps: of the row.
-        visual: of the row; may be longer than what was emitted.
+        visual: of the row.
         followed: of the row.
         tokenizer: for the text.
         num_visual_tokens: P.
@@ -65,7 +65,7 @@ def create_answer(
         text=_text(ids, tokenizer),
         ids=ids,
         steps=emitted,
-        visual_tokens=visual[: num_images * num_visual_tokens].reshape(shape),
+        visual_tokens=visual[steps == VISUAL_STEP].reshape(shape),
         finish="end_of_turn" if ended else "length",
         well_formed=ended and followed,
     )

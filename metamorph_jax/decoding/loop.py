@@ -6,7 +6,8 @@ A row's mode is data: `countdown` is the number of visual tokens still to come i
     where(in_image, connect(predict_visual(hidden)), embed(token))
 
 so rows of one batch paint and write at the same time, and nothing returns to the host before all
-rows are done. The rules that an answer follows whatever the model says:
+rows are done. (A head that no row needs in a step is not computed.) The rules that an answer
+follows whatever the model says:
 
     - `<image_start>` is followed by exactly P visual tokens, then by `<image_end>`; inside an image
       no text token, and so no stop token, is looked at
@@ -24,6 +25,7 @@ whole sequence each step, looks for stop tokens inside images and leaves `<image
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -81,34 +83,38 @@ class DecodeState(NamedTuple):
 
     Attributes:
         step: how many steps each unfinished row has emitted.
-        hidden: of the last input, from which the next step follows.
-        cache: of all inputs so far.
-        position: of the next input, for the rotary embedding.
+        hidden: of the last input, from which the last step followed.
+        cache: of all inputs so far; the last step is not yet among them.
+        position: of the last step, for the rotary embedding.
+        token: emitted in the last step: an id, or `VISUAL_STEP`.
+        predicted: the visual token of the last step.
         countdown: mode, see the module docstring.
         num_images: begun so far.
         is_done: the answer is complete.
         followed: the model has kept the rules by itself so far.
         steps: emitted ids, `VISUAL_STEP` or `UNUSED_STEP`.
-        visual: visual tokens in the order of their emission.
+        visual: the visual token of each visual step; zeros elsewhere.
     """
 
     step: Int[Array, ""]
     hidden: Float[Array, "B D"]
     cache: KVCache
     position: Int[Array, "B"]
+    token: Int[Array, "B"]
+    predicted: Float[Array, "B E"]
     countdown: Int[Array, "B"]
     num_images: Int[Array, "B"]
     is_done: Bool[Array, "B"]
     followed: Bool[Array, "B"]
     steps: Int[Array, "B N"]
-    visual: Float[Array, "B M E"]
+    visual: Float[Array, "B N E"]
 
 
 class DecodeResult(NamedTuple):
     """The part of the last state that answers are made of; see `DecodeState`."""
 
     steps: Int[Array, "B N"]
-    visual: Float[Array, "B M E"]
+    visual: Float[Array, "B N E"]
     followed: Bool[Array, "B"]
 
 
@@ -131,158 +137,147 @@ def decode_prompts(
         allowed: ids, of the padded vocabulary, that an answer may contain.
         choice: how text tokens are chosen.
     """
-
-    def is_unfinished(state: DecodeState):
-        return ~jnp.all(state.is_done)
-
-    def advance(state: DecodeState):
-        return decode_step(config, rules, params, prompts.limits, allowed, choice, state)
-
-    state = prefill(config, rules, params, prompts)
-    state = jax.lax.while_loop(is_unfinished, advance, state)
+    loop = Loop(config, rules, params, prompts.limits, allowed, choice)
+    state = jax.lax.while_loop(
+        lambda state: ~jnp.all(state.is_done), loop.next_step, loop.first_step(prompts)
+    )
     return DecodeResult(state.steps, state.visual, state.followed)
 
 
-def prefill(config: ModelConfig, rules: Rules, params: PyTree, prompts: PromptBatch) -> DecodeState:
-    """Returns the state after the last token of every prompt, nothing emitted yet."""
-    model = functools.partial(MetaMorph(config, stacked=False).apply, {"params": params})
-    batch, length = prompts.tokens.shape
-    num_visual = config.visual_tokens.num_tokens
-    if prompts.images.shape[1] == 0:
-        visual = jnp.zeros((batch, 0, num_visual, config.llm.embed_dim), config.dtype)
-    else:
-        visual = model(model(prompts.images, method="encode"), method="connect")
-    embeddings = model(prompts.tokens, prompts.visual_index, visual, method="embed")
-    # Padding has negative positions; nothing looks at it.
-    positions = jnp.arange(length)[None, :] - (length - prompts.lengths)[:, None]
-    cache = create_cache(config, batch, length, config.dtype)
-    start = jnp.int32(0)
-    hidden, cache = model(
-        embeddings, positions, cache, start, positions >= 0, method="decode_cached"
-    )
-    return DecodeState(
-        step=jnp.int32(0),
-        hidden=hidden[:, -1],
-        # Grown after the prompt has been read, whose attention so costs T * T and not T * (T + N).
-        cache=grow_cache(cache, rules.max_new_tokens),
-        position=prompts.lengths,
-        countdown=jnp.full(batch, _TEXT_MODE, jnp.int32),
-        num_images=jnp.zeros(batch, jnp.int32),
-        is_done=prompts.limits <= 0,
-        followed=jnp.ones(batch, bool),
-        steps=jnp.full((batch, rules.max_new_tokens), UNUSED_STEP, jnp.int32),
-        visual=jnp.zeros((batch, rules.max_images * num_visual, config.visual_dim), jnp.float32),
-    )
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """The two functions that the program is made of; lives while it is traced.
 
-
-def decode_step(
-    config: ModelConfig,
-    rules: Rules,
-    params: PyTree,
-    limits: Int[Array, "B"],
-    allowed: Bool[Array, "V"],
-    choice: Choice,
-    state: DecodeState,
-) -> DecodeState:
-    """Returns the state after every unfinished row has emitted one step and read it back in.
-
-    Args:
+    Attributes:
         config: of the model.
-        rules: of the loop.
+        rules: what an answer must keep.
         params: of the model, its blocks not stacked.
         limits: tokens that each answer may have.
         allowed: ids that an answer may contain.
         choice: how text tokens are chosen.
-        state: of the step before.
     """
-    model = functools.partial(MetaMorph(config, stacked=False).apply, {"params": params})
-    in_image = state.countdown > _END_DUE
-    predicted = model(state.hidden, method="predict_visual")
-    token, followed = _next_token(
-        rules,
-        model(state.hidden, method="logits"),
-        _permitted(config, rules, limits, allowed, state),
-        choice,
-        state,
-    )
-    read = {
-        "tokens": jnp.where(in_image, 0, token)[:, None],
-        "visual_index": jnp.where(in_image, 0, -1)[:, None],
-        "visual": model(predicted[:, None, None, :], method="connect"),
-    }
-    hidden, cache = model(
-        model(**read, method="embed"),
-        state.position[:, None],
-        state.cache,
-        state.cache.valid.shape[1] - rules.max_new_tokens + state.step,
-        ~state.is_done[:, None],
-        method="decode_cached",
-    )
-    state = _emit(config, rules, state, token, predicted, limits)
-    return state._replace(hidden=hidden[:, 0], cache=cache, followed=followed)
 
+    config: ModelConfig
+    rules: Rules
+    params: PyTree
+    limits: Int[Array, "B"]
+    allowed: Bool[Array, "V"]
+    choice: Choice
 
-def _permitted(
-    config: ModelConfig,
-    rules: Rules,
-    limits: Int[Array, "B"],
-    allowed: Bool[Array, "V"],
-    state: DecodeState,
-) -> Bool[Array, "B V"]:
-    """Returns which ids each row may emit as text."""
-    needed = config.visual_tokens.num_tokens + 2  # with <image_start> and <image_end>
-    may_begin = (state.num_images < rules.max_images) & (limits - state.step >= needed)
-    ids = jnp.arange(allowed.shape[0])
-    allowed = allowed & (ids != rules.image_end)
-    is_start = ids == rules.image_start
-    return jnp.where(is_start[None, :], may_begin[:, None], allowed[None, :])
+    def first_step(self, prompts: PromptBatch) -> DecodeState:
+        """Returns the state after reading every prompt and emitting one step."""
+        cfg, (batch, length) = self.config, prompts.tokens.shape
+        num_visual, num_steps = cfg.visual_tokens.num_tokens, self.rules.max_new_tokens
+        if prompts.images.shape[1] == 0:
+            visual = jnp.zeros((batch, 0, num_visual, cfg.llm.embed_dim), cfg.dtype)
+        else:
+            visual = self._model("connect", self._model("encode", prompts.images))
+        embeddings = self._model("embed", prompts.tokens, prompts.visual_index, visual)
+        # Padding has negative positions; nothing looks at it.
+        positions = jnp.arange(length)[None, :] - (length - prompts.lengths)[:, None]
+        cache = create_cache(cfg, batch, length, cfg.dtype)
+        hidden, cache = self._model(
+            "decode_cached", embeddings, positions, cache, jnp.int32(0), positions >= 0
+        )
+        state = DecodeState(
+            step=jnp.int32(0),
+            hidden=hidden[:, -1],
+            # Grown only now: the prompt's attention costs T * T and not T * (T + N).
+            cache=grow_cache(cache, num_steps),
+            position=prompts.lengths - 1,
+            token=jnp.zeros(batch, jnp.int32),
+            predicted=jnp.zeros((batch, cfg.visual_dim), jnp.float32),
+            countdown=jnp.full(batch, _TEXT_MODE, jnp.int32),
+            num_images=jnp.zeros(batch, jnp.int32),
+            is_done=prompts.limits <= 0,
+            followed=jnp.ones(batch, bool),
+            steps=jnp.full((batch, num_steps), UNUSED_STEP, jnp.int32),
+            visual=jnp.zeros((batch, num_steps, cfg.visual_dim), jnp.float32),
+        )
+        return self._emit(state)
 
+    def next_step(self, state: DecodeState) -> DecodeState:
+        """Returns the state after reading the last step back in and emitting one more."""
+        is_visual = state.token == VISUAL_STEP
+        # Shape [B, 1, 1, D]: one image of one token, which index 0 picks.
+        visual = self._when(
+            jnp.any(is_visual),
+            lambda: self._model("connect", state.predicted[:, None, None, :]),
+        )
+        embeddings = self._model(
+            "embed",
+            jnp.where(is_visual, 0, state.token)[:, None],
+            jnp.where(is_visual, 0, -1)[:, None],
+            visual,
+        )
+        num_slots = state.cache.valid.shape[1]
+        hidden, cache = self._model(
+            "decode_cached",
+            embeddings,
+            state.position[:, None],
+            state.cache,
+            num_slots - self.rules.max_new_tokens + state.step - 1,
+            ~state.is_done[:, None],
+        )
+        return self._emit(state._replace(hidden=hidden[:, 0], cache=cache))
 
-def _next_token(
-    rules: Rules,
-    logits: Float[Array, "B V"],
-    permitted: Bool[Array, "B V"],
-    choice: Choice,
-    state: DecodeState,
-) -> tuple[Int[Array, "B"], Bool[Array, "B"]]:
-    """Returns each row's text token (of no meaning inside an image), and the new `followed`."""
-    is_end_due = state.countdown == _END_DUE
-    chosen = choose(jnp.where(permitted, logits, -jnp.inf), choice, state.step)
-    own = jnp.argmax(logits, axis=-1)
-    own_is_permitted = jnp.take_along_axis(permitted, own[:, None], axis=1)[:, 0]
-    kept = jnp.where(is_end_due, own == rules.image_end, own_is_permitted)
-    in_image = state.countdown > _END_DUE
-    followed = state.followed & (kept | in_image | state.is_done)
-    return jnp.where(is_end_due, rules.image_end, chosen), followed
+    def _emit(self, state: DecodeState) -> DecodeState:
+        """Returns the state with what follows from `hidden` written down, and its mode moved on."""
+        rules, is_active = self.rules, ~state.is_done
+        in_image = state.countdown > _END_DUE
+        predicted = self._when(
+            jnp.any(in_image & is_active), lambda: self._model("predict_visual", state.hidden)
+        )
+        text, kept = self._when(jnp.any(~in_image & is_active), lambda: self._choose_text(state))
+        begins = (state.countdown == _TEXT_MODE) & (text == rules.image_start)
+        next_mode = jnp.where(begins, self.config.visual_tokens.num_tokens, _TEXT_MODE)
+        is_stop = jnp.any(text[:, None] == jnp.asarray(rules.stop_ids)[None, :], axis=1)
+        stops = (is_stop & ~in_image) | (state.step + 1 >= self.limits)
+        token = jnp.where(in_image, VISUAL_STEP, text)
+        record = jnp.where(is_active, token, UNUSED_STEP)[:, None]
+        painted = jnp.where((in_image & is_active)[:, None], predicted, 0)[:, None, :]
+        return state._replace(
+            step=state.step + 1,
+            position=state.position + 1,
+            token=token,
+            predicted=predicted,
+            countdown=jnp.where(in_image, state.countdown - 1, next_mode),
+            num_images=state.num_images + begins,
+            is_done=state.is_done | stops,
+            followed=state.followed & (kept | in_image | state.is_done),
+            steps=jax.lax.dynamic_update_slice(state.steps, record, (0, state.step)),
+            visual=jax.lax.dynamic_update_slice(state.visual, painted, (0, state.step, 0)),
+        )
 
+    def _choose_text(self, state: DecodeState) -> tuple[Int[Array, "B"], Bool[Array, "B"]]:
+        """Returns the text token of each row, and whether the model's own likeliest was allowed."""
+        logits = self._model("logits", state.hidden)
+        permitted = self._permitted(state)
+        chosen = choose(jnp.where(permitted, logits, -jnp.inf), self.choice, state.step)
+        own = jnp.argmax(logits, axis=-1)
+        own_is_permitted = jnp.take_along_axis(permitted, own[:, None], axis=1)[:, 0]
+        is_end_due = state.countdown == _END_DUE
+        text = jnp.where(is_end_due, self.rules.image_end, chosen)
+        return text, jnp.where(is_end_due, own == self.rules.image_end, own_is_permitted)
 
-def _emit(
-    config: ModelConfig,
-    rules: Rules,
-    state: DecodeState,
-    token: Int[Array, "B"],
-    predicted: Float[Array, "B E"],
-    limits: Int[Array, "B"],
-) -> DecodeState:
-    """Returns the state with one more step written down and the mode of each row moved on."""
-    num_visual = config.visual_tokens.num_tokens
-    is_active = ~state.is_done
-    in_image = state.countdown > _END_DUE
-    begins = (state.countdown == _TEXT_MODE) & (token == rules.image_start)
-    next_mode = jnp.where(begins, num_visual, _TEXT_MODE)
-    countdown = jnp.where(in_image, state.countdown - 1, next_mode)
-    is_stop = jnp.any(token[:, None] == jnp.asarray(rules.stop_ids)[None, :], axis=1)
-    stops = (is_stop & ~in_image) | (state.step + 1 >= limits)
-    record = jnp.where(is_active, jnp.where(in_image, VISUAL_STEP, token), UNUSED_STEP)
-    slot = state.num_images * num_visual - state.countdown  # of the image that is being painted
-    slot = jnp.where(in_image & is_active, slot, state.visual.shape[1])  # past the end: dropped
-    rows = jnp.arange(slot.shape[0])
-    return state._replace(
-        step=state.step + 1,
-        position=state.position + is_active,
-        countdown=countdown,
-        num_images=state.num_images + (begins & is_active),
-        is_done=state.is_done | stops,
-        steps=state.steps.at[:, state.step].set(record),
-        visual=state.visual.at[rows, slot].set(predicted, mode="drop"),
-    )
+    def _permitted(self, state: DecodeState) -> Bool[Array, "B V"]:
+        """Returns which ids each row may emit as text."""
+        rules = self.rules
+        needed = self.config.visual_tokens.num_tokens + 2  # with <image_start> and <image_end>
+        may_begin = (state.num_images < rules.max_images) & (self.limits - state.step >= needed)
+        ids = jnp.arange(self.allowed.shape[0])
+        allowed = self.allowed & (ids != rules.image_end)
+        is_start = ids == rules.image_start
+        return jnp.where(is_start[None, :], may_begin[:, None], allowed[None, :])
+
+    def _model(self, method: str, *args):
+        """Returns what a method of the model returns."""
+        model = MetaMorph(self.config, stacked=False)
+        return model.apply({"params": self.params}, *args, method=method)
+
+    @staticmethod
+    def _when(condition: Bool[Array, ""], compute: Callable[[], PyTree]) -> PyTree:
+        """Returns what `compute` returns, or zeros without computing it."""
+        shapes = jax.eval_shape(compute)
+        zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)  # noqa: E731
+        return jax.lax.cond(condition, compute, zeros)

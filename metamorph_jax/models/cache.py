@@ -3,8 +3,8 @@
 The cache is an explicit pytree that the caller owns, passes in and gets back; the decoding loop is
 in `decoding/`. A slot is a place in the cache. All rows of a batch write to the same slot, so
 prompts are padded on the *left*, and a slot is not a position: a write is then one slice of memory
-(per row it would be a scatter). Each layer has arrays of its own, with slots next to each other:
-attention reads them where they lie.
+(per row it would be a scatter). Each layer has arrays of its own, laid out for
+`ops.attention.cached_attention`, which reads them where they lie.
 """
 
 from typing import NamedTuple
@@ -18,15 +18,15 @@ from metamorph_jax.typing import Array, Bool, Float, Int
 
 
 class LayerCache(NamedTuple):
-    """What decoding remembers of one layer.
+    """What decoding remembers of one layer; R = B * K, the heads of a row together.
 
     Attributes:
         key: after rotary embedding.
         value: as projected.
     """
 
-    key: Float[Array, "B K H S"]
-    value: Float[Array, "B K H S"]
+    key: Float[Array, "R S H"]
+    value: Float[Array, "R S H"]
 
 
 class KVCache(NamedTuple):
@@ -46,7 +46,7 @@ def create_cache(
 ) -> KVCache:
     """Returns an empty cache of `max_len` slots per row."""
     llm = config.llm if isinstance(config, ModelConfig) else config
-    shape = (batch, llm.num_kv_heads, llm.head_dim, max_len)
+    shape = (batch * llm.num_kv_heads, max_len, llm.head_dim)
     return KVCache(
         layers=tuple(
             LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
@@ -58,7 +58,7 @@ def create_cache(
 
 def grow_cache(cache: KVCache, num_slots: int) -> KVCache:
     """Returns the cache with `num_slots` empty slots more."""
-    wide = ((0, 0), (0, 0), (0, 0), (0, num_slots))
+    wide = ((0, 0), (0, num_slots), (0, 0))
     layers = jax.tree.map(lambda stored: jnp.pad(stored, wide), cache.layers)
     return KVCache(layers, jnp.pad(cache.valid, ((0, 0), (0, num_slots))))
 
@@ -80,18 +80,7 @@ def write_layer(
     """Returns one layer's cache with new keys and values, which must fit into it."""
 
     def write(old, new):
-        new = einops.rearrange(new.astype(old.dtype), "B T K H -> B K H T")
-        return jax.lax.dynamic_update_slice(old, new, (0, 0, 0, write_index))
+        new = einops.rearrange(new.astype(old.dtype), "B T K H -> (B K) T H")
+        return jax.lax.dynamic_update_slice(old, new, (0, write_index, 0))
 
     return LayerCache(write(cache.key, key), write(cache.value, value))
-
-
-def read_layer(
-    cache: LayerCache,
-) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"]]:
-    """Returns all keys and values of one layer.
-
-    A change of names only: the compiler merges it into the products that follow.
-    """
-    key = einops.rearrange(cache.key, "B K H S -> B S K H")
-    return key, einops.rearrange(cache.value, "B K H S -> B S K H")

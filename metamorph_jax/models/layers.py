@@ -75,7 +75,10 @@ class Linear(nn.Module):
         init = nn.with_logical_partitioning(self.kernel_init(fan_in), self.axes)
         kernel = self.param("kernel", init, self.shape, self.param_dtype)
         operands = x.astype(self.dtype), kernel.astype(self.dtype)
-        y = jnp.einsum(self.equation, *operands, preferred_element_type=self.result_dtype)
+        num_summed = sum(letter in inputs for letter in kernel_letters)
+        # Not `jnp.einsum`: it sums over "NH" in alphabetical order, for which the compiler then
+        # transposes the kernel at every call.
+        y = jnp.tensordot(*operands, num_summed, preferred_element_type=self.result_dtype)
         if self.bias_init is None:
             return y
         kept = [i for i, letter in enumerate(kernel_letters) if letter in outputs]

@@ -12,12 +12,11 @@ from metamorph_jax.config.schema_model import LlamaConfig
 from metamorph_jax.models.cache import (
     KVCache,
     mark_valid,
-    read_layer,
     write_layer,
 )
 from metamorph_jax.models.layers import Embed, Linear, RMSNorm, fan_in_normal
 from metamorph_jax.models.stack import BlockList, stack_blocks
-from metamorph_jax.ops.attention import attention
+from metamorph_jax.ops.attention import attention, cached_attention
 from metamorph_jax.ops.masks import cache_mask, causal_segment_mask
 from metamorph_jax.ops.rope import apply_rope, rope_tables
 from metamorph_jax.sharding.rules import constrain
@@ -48,10 +47,11 @@ class LlamaAttention(nn.Module):
         query = apply_rope(project("query", cfg.num_heads, "heads"), rope)
         key = apply_rope(project("key", cfg.num_kv_heads, "kv_heads"), rope)
         value = project("value", cfg.num_kv_heads, "kv_heads")
-        if cache is not None:
+        if cache is None:
+            mixed = attention(query, key, value, mask)
+        else:
             cache = write_layer(cache, write_index, key, value)
-            key, value = read_layer(cache)
-        mixed = attention(query, key, value, mask)
+            mixed = cached_attention(query, cache.key, cache.value, mask)
         shape, axes = (cfg.num_heads, cfg.head_dim, cfg.embed_dim), ("heads", "head_dim", "embed")
         init = fan_in_normal(_residual_scale(cfg))
         out = Linear("...NH,NHD->...D", shape, axes, name="out", kernel_init=init, **types)

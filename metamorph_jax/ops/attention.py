@@ -32,13 +32,47 @@ def attention(
     num_kv_heads, head_dim = key.shape[2], key.shape[3]
     grouped = einops.rearrange(query, "B T (K G) H -> B T K G H", K=num_kv_heads)
     scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, key, preferred_element_type=jnp.float32)
-    scores = scores * head_dim**-0.5
-    if mask is None:
-        weights = jax.nn.softmax(scores, axis=-1)
-    else:
-        allowed = mask[:, None, None, :, :]
-        weights = jax.nn.softmax(jnp.where(allowed, scores, _MASKED_SCORE), axis=-1)
-        # Exact zeros: what is masked cannot change the result by even one bit.
-        weights = jnp.where(allowed, weights, 0.0)
+    weights = _softmax(scores * head_dim**-0.5, mask)
     mixed = jnp.einsum("BKGTS,BSKH->BTKGH", weights.astype(value.dtype), value)
     return einops.rearrange(mixed, "B T K G H -> B T (K G) H")
+
+
+def cached_attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "R S H"],
+    value: Float[Array, "R S H"],
+    mask: Bool[Array, "B T S"],
+) -> Float[Array, "B T N H"]:
+    """Returns what `attention` returns, of keys and values in the layout of a cache.
+
+    R = B * K: rows and their key/value heads are one dimension, so that no product has to copy or
+    transpose what it reads, even for a single row. That is most of the work when T is 1.
+
+    Args:
+        query: N heads; consecutive G = N / K of them share one key/value head.
+        key: all heads of the first row, then those of the second, ...
+        value: likewise.
+        mask: True where a query may look.
+    """
+    batch, length, _, head_dim = query.shape
+    num_kv_heads = key.shape[0] // batch
+    sizes = {"K": num_kv_heads, "T": length}
+    merged = einops.rearrange(query, "B T (K G) H -> (B K) (G T) H", K=num_kv_heads)
+    scores = jnp.einsum("RMH,RSH->RMS", merged, key, preferred_element_type=jnp.float32)
+    scores = einops.rearrange(scores, "(B K) (G T) S -> B K G T S", **sizes)
+    weights = _softmax(scores * head_dim**-0.5, mask).astype(value.dtype)
+    weights = einops.rearrange(weights, "B K G T S -> (B K) (G T) S")
+    mixed = jnp.einsum("RMS,RSH->RMH", weights, value)
+    return einops.rearrange(mixed, "(B K) (G T) H -> B T (K G) H", **sizes)
+
+
+def _softmax(
+    scores: Float[Array, "B K G T S"], mask: Bool[Array, "B T S"] | None
+) -> Float[Array, "B K G T S"]:
+    """Returns the weights of the values in float32."""
+    if mask is None:
+        return jax.nn.softmax(scores, axis=-1)
+    allowed = mask[:, None, None, :, :]
+    weights = jax.nn.softmax(jnp.where(allowed, scores, _MASKED_SCORE), axis=-1)
+    # Exact zeros: what is masked cannot change the result by even one bit.
+    return jnp.where(allowed, weights, 0.0)

@@ -1,0 +1,168 @@
+"""Front door: `python -m metamorph_jax.generate` answers one prompt in text and pictures.
+
+    python -m metamorph_jax.generate --checkpoint=runs/digits --out=/tmp/three \
+        --prompt="Generate an image of a thin three."
+
+writes `answer.json` (text, ids, where pictures are), `visual_tokens.safetensors` (what the model
+predicted) and, with a visualizer, one PNG file per picture. Read `decoding/generator.py` next.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metamorph_jax.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    from metamorph_jax.decoding.generator import Answer, Generator, Sampling
+
+ANSWER_FILE = "answer.json"
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m metamorph_jax.generate",
+        description="Answers one prompt in text and pictures.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, type=Path, help="folder of a run, or one checkpoint in it")
+    add("--prompt", required=True, help='what to say; "<image>" marks where an image goes')
+    add("--image", action="append", default=[], type=Path, help="an image file; repeat for more")
+    add("--out", required=True, type=Path, help="folder for the answer")
+    add("--visualizer", type=Path, help="what paints (default: RUN/visualizer, if it is there)")
+    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
+    add("--top_p", type=float, default=1.0, help="draw from the likeliest with this probability")
+    add("--seed", type=int, default=0, help="of the draws")
+    add("--max_new_tokens", type=int, default=512, help="text and visual tokens together")
+    add("--debug", action="store_true", help="show tracebacks of user errors")
+    flags = parser.parse_args(argv)
+    # Heavy imports come after parsing, so that --help and typing mistakes answer at once.
+    from metamorph_jax.decoding.generator import Generator, Prompt, Sampling, find_checkpoints
+
+    sampling = Sampling(
+        max_new_tokens=flags.max_new_tokens,
+        temperature=flags.temperature,
+        top_p=flags.top_p,
+        seed=flags.seed,
+    )
+    sampling.check()
+    directory, _ = find_checkpoints(flags.checkpoint, None)
+    visualizer = find_visualizer(flags.visualizer, directory.parent)
+    generator = Generator.load(flags.checkpoint)
+    (answer,) = generator.generate([Prompt(flags.prompt, tuple(flags.image))], sampling)
+    write_answer(flags.out, flags.prompt, flags.image, sampling, generator, answer)
+    print(answer.text, flush=True)
+    if not len(answer.visual_tokens):
+        print(f"no picture; {flags.out / ANSWER_FILE}")
+    elif visualizer is None:
+        print(f"no visualizer, so {len(answer.visual_tokens)} picture(s) stay tokens; {flags.out}")
+    else:
+        for file in paint(flags.out, visualizer, generator, answer):
+            print(file)
+    return 0
+
+
+def find_visualizer(named: Path | None, run: Path) -> Path | None:
+    """Returns the folder of the visualizer: the one that was named, or the run's own, or None.
+
+    Raises:
+        UserError: the one that was named is none.
+    """
+    folder = run / "visualizer" if named is None else named
+    if any((folder / entry).exists() for entry in ("checkpoints", "config.json")):
+        return folder
+    if named is None:
+        return None
+    raise UserError(
+        f"--visualizer={named}: no visualizer is there; expected the folder that "
+        "python -m metamorph_jax.visualizer.train wrote, with checkpoints/ or config.json"
+    )
+
+
+def write_answer(
+    out: Path,
+    prompt: str,
+    images: list[Path],
+    sampling: "Sampling",
+    generator: "Generator",
+    answer: "Answer",
+) -> None:
+    """Writes answer.json and visual_tokens.safetensors.
+
+    Args:
+        out: folder, made when missing.
+        prompt: what was asked.
+        images: that came with it.
+        sampling: how the answer was chosen.
+        generator: who answered.
+        answer: what it said.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    import dataclasses
+
+    fields = {
+        "prompt": prompt,
+        "prompt_images": [str(image) for image in images],
+        "text": answer.text,
+        "ids": answer.ids,
+        "steps": answer.steps,
+        "images": _images(answer),
+        "finish": answer.finish,
+        "well_formed": answer.well_formed,
+        "sampling": dataclasses.asdict(sampling),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lines = [f' "{key}": {json.dumps(fields[key], ensure_ascii=False)}' for key in fields]
+        (out / ANSWER_FILE).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        _write_tokens(out, generator, answer)
+    except OSError as error:
+        raise UserError(f"--out={out}: the answer could not be written ({error})") from error
+
+
+def paint(out: Path, visualizer: Path, generator: "Generator", answer: "Answer") -> list[Path]:
+    """Paints the pictures of an answer into `out`, in a process of its own, and returns the files.
+
+    Raises:
+        UserError: painting failed; what was written before stays.
+    """
+    from metamorph_jax.report.painting import Painting
+
+    painting = Painting(visualizer, answer.visual_tokens, out, _fingerprint(generator))
+    painting.finish()
+    return sorted(out.glob("image_*.png"))[: len(answer.visual_tokens)]
+
+
+def _images(answer: "Answer") -> list[dict[str, Any]]:
+    """Returns where in `steps` the pictures are."""
+    num_images, num_tokens = answer.visual_tokens.shape[:2]
+    visual = [place for place, step in enumerate(answer.steps) if step < 0]
+    return [
+        {"first_step": visual[index * num_tokens], "num_tokens": num_tokens}
+        for index in range(num_images)
+    ]
+
+
+def _write_tokens(out: Path, generator: "Generator", answer: "Answer") -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    metadata = {"num_images": str(len(answer.visual_tokens))}
+    metadata["encoder_fingerprint"] = _fingerprint(generator)
+    tokens = np.ascontiguousarray(answer.visual_tokens)
+    save_file({"visual_tokens": tokens}, out / "visual_tokens.safetensors", metadata)
+
+
+def _fingerprint(generator: "Generator") -> str:
+    from metamorph_jax.decoding.features import Encoder
+
+    return Encoder(generator.config, generator.params["vision_tower"]).fingerprint
+
+
+if __name__ == "__main__":
+    run_main(main)
