@@ -4,6 +4,7 @@ Front doors print its text and exit with code 2; everything else is a bug and ke
 """
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Iterable
 
@@ -33,9 +34,22 @@ def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = N
             raise
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except OSError as error:
+        if debug or (error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT)):
+            raise
+        print(f"error: {_file_trouble(error)}", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         if debug:
             raise
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code or 0)
+
+
+def _file_trouble(error: OSError) -> str:
+    """Returns what is wrong with which file, and what to do."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}no space left on the disk; make room, then run the same command again"
+    return f"{where}{error.strerror}; check the path and its permissions"

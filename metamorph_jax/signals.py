@@ -39,3 +39,5 @@ class StopRequest:
         if self.signal_name is not None:
             os._exit(128 + number)
         self.signal_name = signal.Signals(number).name
+        message = f"\n{self.signal_name}: finishing the step, then saving; again: leave at once\n"
+        os.write(2, message.encode())  # print is not safe inside a signal handler

@@ -227,9 +227,9 @@ class CheckpointStore:
         self, temporary: Path, error: Exception, specs: Mapping[str, ArraySpec], step: int
     ) -> None:
         """Removes an unfinished save, logs why it failed, and remembers it for the next call."""
-        shutil.rmtree(temporary, ignore_errors=True)
         is_full = _is_disk_full(error)
         reason = self._room(specs) if is_full else f"{type(error).__name__}: {error}"
+        shutil.rmtree(temporary, ignore_errors=True)
         failure = UserError(
             f"the checkpoint of step {step} was not saved in {self.directory}: {reason}. "
             f"Complete and untouched there: {self.steps() or 'none'}"
@@ -247,15 +247,20 @@ class CheckpointStore:
             "are free. Make room, lower checkpoint.keep, or choose another disk with --workdir"
         )
 
+    def set_aside_after(self, step: int) -> None:
+        """Renames the checkpoints after `step`: the run goes on from there, on another branch."""
+        if jax.process_index() != 0:
+            return
+        for later in (other for other in self.steps() if other > step):
+            target = folders.set_aside(folders.folder_of(self.directory, later), "superseded")
+            message = "the run went on from before step %d; its checkpoint is kept as %s"
+            _logger.error(message, later, target)
+
     def _retire(self, step: int) -> None:
         """Now that `step` is complete: sets later ones aside, deletes all but the newest."""
-        complete = self.steps()
         try:
-            for later in (other for other in complete if other > step):
-                target = folders.set_aside(folders.folder_of(self.directory, later), "superseded")
-                message = "the run went on from before step %d; its checkpoint is kept as %s"
-                _logger.error(message, later, target)
-            for old in [other for other in complete if other <= step][self._keep :]:
+            self.set_aside_after(step)
+            for old in self.steps()[self._keep :]:
                 folders.delete(self.directory, old)
         except OSError as error:
             _logger.error("checkpoint %d is saved, but tidying up after it failed: %s", step, error)

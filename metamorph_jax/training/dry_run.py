@@ -18,7 +18,13 @@ from metamorph_jax.models.init import abstract_params
 from metamorph_jax.optim.schedule import num_warmup_steps, peak_learning_rate
 from metamorph_jax.optim.selection import select
 from metamorph_jax.training.memory import estimate_memory
-from metamorph_jax.training.stages import check_batch_divides, check_vocabulary, stage_data
+from metamorph_jax.training.stages import (
+    check_batch_divides,
+    check_vocabulary,
+    describe,
+    stage_data,
+    stage_optimizer,
+)
 from metamorph_jax.trees import flatten
 
 GIB = 2**30
@@ -68,6 +74,7 @@ def _print_stage(config: RunConfig, stage: StageConfig, params: dict, mesh: dict
     rows = (0, 1) if stage.train_new_token_rows else ()  # which two does not matter for counting
     where = f"config.stages.{stage.name}"
     selection = select(params, stage.trained, stage.excluded, rows, where)
+    stage_optimizer(stage, selection, params)  # for its checks
     trained = sum(leaf.size for leaf in jax.eval_shape(selection.split, params).values())
     total = sum(leaf.size for leaf in flatten(params).values())
     batch, data = stage.global_batch_size, stage.data
@@ -110,12 +117,11 @@ def _flops(config: RunConfig, stage: StageConfig) -> float:
 
 
 def _print_sample(config: RunConfig) -> list[str]:
-    """Prints the first example of the last stage; returns what was missing instead."""
-    stage = config.stages[-1]
+    """Reads all data, prints the first example of the last stage; returns what was missing."""
     missing = [
-        f"config.stages.{one.name}.data.sources: {source.path} is no file"
-        for one in config.stages
-        for source in one.data.sources
+        f"config.stages.{stage.name}.data.sources: {source.path} is no file"
+        for stage in config.stages
+        for source in stage.data.sources
         if not Path(source.path).is_file()
     ]
     try:
@@ -123,11 +129,15 @@ def _print_sample(config: RunConfig) -> list[str]:
     except UserError as error:
         return [f"config.tokenizer.path: {error}", *missing]
     check_vocabulary(config, tokenizer)
-    if missing or stage.objective != "vpit":
+    if missing:
         return missing
-    data = stage_data(config, stage, tokenizer)
-    print(f"\nfirst example of stage {stage.name}: [supervised text], <answer image>\n")
-    print(render_example(data.example(0), tokenizer))
+    print("\ndata (records and tags are checked; images are opened when they are needed)")
+    for stage in config.stages:
+        data = stage_data(config, stage, tokenizer)
+        print(f"  {stage.name}: {describe(data)}")
+    if stage.objective == "vpit":
+        print(f"\nfirst example of stage {stage.name}: [supervised text], <answer image>\n")
+        print(render_example(data.example(0), tokenizer))
     return []
 
 

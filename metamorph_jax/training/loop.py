@@ -16,16 +16,17 @@ from metamorph_jax.checkpoints.store import CheckpointStore
 from metamorph_jax.config.loading import to_dict, to_text
 from metamorph_jax.config.schema_run import RunConfig
 from metamorph_jax.data.tokenizer import load_tokenizer
+from metamorph_jax.errors import UserError
 from metamorph_jax.metrics.phases import phase
 from metamorph_jax.metrics.writers import MetricWriter
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.signals import EXIT_STOPPED, StopRequest
 from metamorph_jax.training.recorder import Recorder
-from metamorph_jax.training.resume import Start, find_start
+from metamorph_jax.training.resume import Start, check_same_data, find_start
 from metamorph_jax.training.stages import (
     Stage,
-    check_vocabulary,
-    describe_data,
+    check_stages,
+    describe,
     device_batches,
     first_steps,
     prepare_stage,
@@ -41,7 +42,7 @@ class Run:
     config: RunConfig
     mesh: jax.sharding.Mesh
     store: CheckpointStore
-    writer: MetricWriter
+    workdir: Path
     last_step: int
 
 
@@ -63,34 +64,31 @@ def train(
         UserError: the recipe, its data or the checkpoint do not fit; five updates in a row were
             not finite.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.process_count() > 1:
+        raise UserError("training runs in one process for now; start it on one host")
     mesh = create_mesh(config.mesh)
     tokenizer = load_tokenizer(config.tokenizer.path)
-    check_vocabulary(config, tokenizer)
+    check_stages(config, mesh, tokenizer)
     store = CheckpointStore(workdir / "checkpoints", keep=config.checkpoint.keep)
     start = find_start(config, store, resume)
-    (workdir / "recipe.txt").write_text(to_text(config) + "\n")
-    writer = MetricWriter(workdir)
-    writer.truncate_after(start.global_step)
+    workdir.mkdir(parents=True, exist_ok=True)
     ends = first_steps(config)
     last_step = ends[-1] if max_steps is None else min(ends[-1], max_steps)
-    run = Run(config, mesh, store, writer, last_step)
+    run = Run(config, mesh, store, workdir, last_step)
     print(f"{config.name}: {start.describe()}, mesh {dict(mesh.shape)}, {workdir}", flush=True)
-    state, params = None, None
-    try:
-        with jax.set_mesh(mesh), StopRequest() as stop:
+    params = None
+    with jax.set_mesh(mesh), StopRequest() as stop:
+        try:
             for index in range(start.stage_index, len(config.stages)):
                 if stop or ends[index] >= last_step:
                     break
-                stage = prepare_stage(config, index, mesh, tokenizer)
-                with phase(workdir, f"train/{stage.config.name}"):
+                with phase(workdir, f"train/{config.stages[index].name}"):
+                    stage = prepare_stage(config, index, mesh, tokenizer)
                     state = _enter_stage(run, stage, start, params)
-                    state = run_stage(run, stage, state, stop)
-                params = state.params
-    finally:
-        # Also after an error: what was being saved is still good.
-        store.wait()
-        writer.close()
+                    params = run_stage(run, stage, state, stop).params
+        finally:
+            # Also after an error, and still deaf to signals: what is being saved is good.
+            store.wait()
     return EXIT_STOPPED if stop else 0
 
 
@@ -99,8 +97,8 @@ def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> T
     step = int(state.step)
     end = min(stage.config.total_steps, run.last_step - stage.first_step)
     batches = device_batches(stage, run.config.model, step, run.mesh)
-    recorder = Recorder(run.config, stage, run.writer, first=step, last=end)
-    print(f"stage {stage.config.name}: {describe_data(stage)}", flush=True)
+    print(f"stage {stage.config.name}: {describe(stage.data)}", flush=True)
+    recorder = Recorder(run.config, stage, run.workdir, first=step, last=end)
     recorder.waiting_for("compiling")
     saved = step
     while step < end and not stop:
@@ -110,6 +108,7 @@ def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> T
         step += 1
         recorder.record(step, metrics, work)
         if step % run.config.checkpoint.interval_steps == 0 and step < end:
+            recorder.flush()  # a checkpoint never is ahead of metrics.jsonl
             _save(run, stage, state, step)
             saved = step
     recorder.close()
@@ -117,19 +116,30 @@ def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> T
         _save(run, stage, state, step)
     if stop:
         run.store.wait()
-        print(f"{stop.signal_name}: stopped at step {stage.first_step + step}, saved", flush=True)
+        done = stage.first_step + step
+        print(f"stopped at step {done}, {'saved' if done else 'nothing to save'}", flush=True)
     return state
 
 
 def _enter_stage(run: Run, stage: Stage, start: Start, params: PyTree | None) -> TrainState:
     """Returns the state a stage begins with: resumed, carried over, or new."""
-    if start.meta is not None and params is None:
-        if start.meta.stage == stage.config.name:
-            return run.store.restore(stage.layout.abstract, start.restore_step)[0]
-        params, _ = run.store.restore_params(stage.layout.abstract.params, start.restore_step)
-    if params is None:
+    if params is not None:
+        return create_state(params, stage.selection, stage.optimizer, stage.layout)
+    state = None
+    if start.meta is None:
         params = create_params(run.config.model, run.config.seed, run.mesh)
-    return create_state(params, stage.selection, stage.optimizer, stage.layout)
+    elif start.meta.stage == stage.config.name:
+        check_same_data(start, stage.data.fingerprint)
+        state = run.store.restore(stage.layout.abstract, start.restore_step)[0]
+    else:
+        params, _ = run.store.restore_params(stage.layout.abstract.params, start.restore_step)
+    # Only now is it sure that the run goes on from here.
+    run.store.set_aside_after(start.global_step)
+    (run.workdir / "recipe.txt").write_text(to_text(run.config) + "\n")
+    writer = MetricWriter(run.workdir)
+    writer.truncate_after(start.global_step)
+    writer.close()
+    return state or create_state(params, stage.selection, stage.optimizer, stage.layout)
 
 
 def _save(run: Run, stage: Stage, state: TrainState, step: int) -> None:

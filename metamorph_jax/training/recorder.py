@@ -3,6 +3,7 @@
 Metrics are read one step late, so that the device never waits for the host.
 """
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,11 +27,9 @@ _SHOWN = ("loss", "text_loss", "cosine", "contrastive_loss", "reconstruction_los
 class Recorder:
     """Writes the metrics of one stage; `timer.waiting()` measures the wait for data."""
 
-    def __init__(
-        self, config: RunConfig, stage: Stage, writer: MetricWriter, first: int, last: int
-    ):
+    def __init__(self, config: RunConfig, stage: Stage, workdir: Path, first: int, last: int):
         self.timer = StepTimer(peak_flops())
-        self._stage, self._writer = stage, writer
+        self._stage, self._writer = stage, MetricWriter(workdir)
         self._progress = Progress(
             last, log_interval=config.log_interval_steps, label=stage.config.name, start=first
         )
@@ -70,7 +69,7 @@ class Recorder:
         """Writes what is pending and ends the progress line."""
         self.flush()
         self._progress.close()
-        self._writer.flush()
+        self._writer.close()
 
     def _report_skip(self, step: int, values: dict[str, float]) -> None:
         """Tells of an update that was not made, and stops the run after too many of them."""
@@ -101,10 +100,13 @@ def _by_file(sample_ids: list[str]) -> str:
     )
 
 
-def peak_flops() -> float:
-    """Returns the peak FLOP/s of all devices; on a CPU, that of its measured matrix product."""
+def peak_flops() -> float | None:
+    """Returns the peak FLOP/s of all devices together.
+
+    On a CPU it is that of its measured matrix product; None (no MFU) for an unknown accelerator.
+    """
     devices = jax.devices()
+    if devices[0].platform == "cpu":
+        return measured_float32_matmul_flops()  # faked devices share the same cores
     known = peak_flops_per_device(devices[0].device_kind)
-    if known is not None:
-        return known * len(devices)
-    return measured_float32_matmul_flops()
+    return None if known is None else known * len(devices)

@@ -3,14 +3,26 @@
 Order: `--resume=STEP` names a checkpoint; `must` and `auto` take the newest good one; without any,
 `must` fails and `auto` starts from scratch; `never` refuses a folder that already has checkpoints,
 so that nothing is ever overwritten.
+
+A run goes on only with the recipe and the data that it began with. Naming a step is the way to
+branch off with another recipe.
 """
 
 import dataclasses
+import json
+import re
 
 from metamorph_jax.checkpoints.metadata import CheckpointMeta
 from metamorph_jax.checkpoints.store import CheckpointStore
+from metamorph_jax.config.loading import from_dict, to_text
 from metamorph_jax.config.schema_run import RunConfig
 from metamorph_jax.errors import UserError
+
+# What may change from one start of a run to the next without changing what is computed.
+_FREE = re.compile(
+    r"config\.(name|log_interval_steps|checkpoint\..*|mesh\..*|model\.\w+\.(remat|scan_unroll)"
+    r"|stages\.[^.]+\.data\.(num_workers|prefetch_batches))"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +83,16 @@ def find_start(config: RunConfig, store: CheckpointStore, resume: str) -> Start:
     return _start_after(config, meta, is_named=resume.isdigit())
 
 
+def check_same_data(start: Start, fingerprint: str) -> None:
+    """Raises a UserError if the stage's batches are not those that the checkpoint had."""
+    if start.meta.data_fingerprint != fingerprint and not start.is_named:
+        raise UserError(
+            f"the data of stage {start.meta.stage!r} has changed since the checkpoint at step "
+            f"{start.global_step}, so the run cannot go on where it stopped; restore the files, "
+            f"give another --workdir, or branch off with --resume={start.global_step}"
+        )
+
+
 def _start_after(config: RunConfig, meta: CheckpointMeta, is_named: bool) -> Start:
     """Returns the start that continues the checkpoint described by `meta`."""
     names = [stage.name for stage in config.stages]
@@ -80,6 +102,32 @@ def _start_after(config: RunConfig, meta: CheckpointMeta, is_named: bool) -> Sta
             f"stages {names}; use the recipe of that run, or another --workdir"
         )
     index = names.index(meta.stage)
+    changes = _changes(config, meta, later=names[index + 1 :])
+    if changes and not is_named:
+        raise UserError(
+            f"the recipe differs from that of the checkpoint at step {meta.step}:\n  - "
+            + "\n  - ".join(changes)
+            + "\nuse the old values, give another --workdir, or branch off with "
+            f"--resume={meta.step}"
+        )
     if meta.stage_step >= config.stages[index].total_steps:
         index += 1
     return Start(index, meta.step, meta, is_named)
+
+
+def _changes(config: RunConfig, meta: CheckpointMeta, later: list[str]) -> list[str]:
+    """Returns "path: old -> new" for values that matter; stages yet to come are free."""
+    old, new = (_lines(recipe) for recipe in (from_dict(json.loads(meta.recipe)), config))
+    ahead = tuple(f"config.stages.{name}." for name in later)
+    return [
+        f"{path}: {old.get(path, 'absent')} -> {new.get(path, 'absent')}"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+        and not _FREE.fullmatch(path)
+        and not path.startswith(ahead)
+    ]
+
+
+def _lines(config: RunConfig) -> dict[str, str]:
+    """Returns {dotted path: value as text}."""
+    return dict(line.split(" = ", 1) for line in to_text(config).splitlines())

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -61,14 +62,25 @@ def first_steps(config: RunConfig) -> list[int]:
     return steps
 
 
+def check_stages(config: RunConfig, mesh: Mesh, tokenizer: Tokenizer) -> None:
+    """Raises a UserError for what would stop a later stage, before the first one trains."""
+    check_vocabulary(config, tokenizer)
+    for stage in config.stages:
+        check_batch_divides(stage, num_batch_shards(mesh))
+        selection = stage_selection(config, stage, tokenizer)
+        stage_optimizer(stage, selection, abstract_params(config.model))
+        for source in stage.data.sources:
+            if not Path(source.path).is_file():
+                raise UserError(f"config.stages.{stage.name}.data: {source.path} is no file")
+
+
 def prepare_stage(config: RunConfig, index: int, mesh: Mesh, tokenizer: Tokenizer) -> Stage:
     """Returns stage `index` of the recipe on `mesh`; allocates no arrays.
 
     Raises:
-        UserError: the batch does not divide, data is missing or malformed, a prefix is wrong.
+        UserError: data is missing or malformed.
     """
     stage = config.stages[index]
-    check_batch_divides(stage, num_batch_shards(mesh))
     selection = stage_selection(config, stage, tokenizer)
     optimizer = stage_optimizer(stage, selection, abstract_params(config.model))
     layout = state_layout(config.model, selection, optimizer, mesh)
@@ -172,7 +184,6 @@ def batch_work(model: ModelConfig, stage: StageConfig, batch: PyTree) -> Work:
     return Work(counts.num_tokens, counts.num_images, flops)
 
 
-def describe_data(stage: Stage) -> str:
-    """Returns one line on what the stage trains on, for the terminal."""
-    facts = stage.data.describe()
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())
+def describe(data: TrainingData | CaptionData) -> str:
+    """Returns one line on what a stage trains on."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in data.describe().items())

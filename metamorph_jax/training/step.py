@@ -83,7 +83,9 @@ def make_gradients(
 
     def weighted_loss(trained, params, batch, weights):
         sums = forward(selection.merge(params, trained), batch)
-        loss = sum(factors[name] * jnp.vdot(weights[name], sums[name]) for name in factors)
+        # A loss of weight 0 is only reported: it is not differentiated, and may not be finite.
+        used = {name: factor for name, factor in factors.items() if factor}
+        loss = sum(used[name] * jnp.vdot(weights[name], sums[name]) for name in used)
         return loss, {name: jnp.sum(value) for name, value in sums.items()}
 
     gradient = jax.value_and_grad(weighted_loss, has_aux=True)

@@ -58,6 +58,10 @@ MISTAKES = {
         ("config.stages.adapter.trained: 'conector'", "did you mean connector"),
         flags=("--config.stages.adapter.trained=('conector',)",),
     ),
+    "prefix of no parameter in a later stage": Mistake(
+        ("config.stages.vpit.trained: 'conector'",),
+        flags=("--config.stages.vpit.trained=('conector',)",),
+    ),
     "vocabulary smaller than the tokenizer": Mistake(
         ("config.model.llm.vocab_size=300", "320 ids"),
         flags=("--config.model.llm.vocab_size=300",),
@@ -101,6 +105,7 @@ def test_mistake_gets_one_clear_message(name, tmp_path, capsys):
     for part in mistake.says:
         assert part in done.stderr, done.stderr
     assert done.stderr.count("error:") == 1
+    assert "adapter step 10" not in done.stdout + done.stderr, "nothing was trained in vain"
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -121,6 +126,15 @@ def test_an_image_that_breaks_in_the_middle_loses_nothing(tmp_path):
     assert done.returncode == 2
     assert ".png" in done.stderr
     assert sorted(path.name for path in (folder / "run" / "checkpoints").iterdir()) == saved
+
+
+def test_workdir_that_is_a_file(tmp_path):
+    folder = make_world(tmp_path / "world")
+    (folder / "run").write_text("not a folder")
+    done = train(folder)
+    assert done.returncode == 2
+    assert f"{folder}/run" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_unknown_flag_is_refused(tmp_path):

@@ -6,7 +6,15 @@ import time
 
 import pytest
 
-from tests.e2e.world import history, make_world, num_metric_lines, start, train
+from tests.e2e.world import (
+    history,
+    make_world,
+    num_metric_lines,
+    read_records,
+    start,
+    train,
+    write_records,
+)
 
 pytestmark = pytest.mark.slow
 NUM_STEPS = 40
@@ -45,10 +53,11 @@ def test_killed_at_a_random_moment(world, trial):
     rng = random.Random(trial)
     workdir = f"killed-{trial}"
     process = start(world, workdir=workdir)
-    wait_for_lines(process, world, workdir, rng.randrange(NUM_STEPS))
-    time.sleep(rng.uniform(0, 0.05))
+    wait_for_lines(process, world, workdir, rng.randrange(NUM_STEPS - 5))
+    time.sleep(rng.uniform(0, 0.03))
     process.kill()
     process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it must die in the middle"
     finish(world, workdir)
 
 
@@ -113,10 +122,65 @@ def test_resume_flags(world):
     assert num_metric_lines(world, "flags") == 6
 
 
-def test_a_checkpoint_of_another_model_is_refused_and_kept(world):
-    train(world, "--max_steps=5", workdir="other")
-    done = train(world, "--config.model.llm.mlp_dim=48", workdir="other")
+def contents(folder):
+    """Returns the bytes of a run's own files."""
+    return {name: (folder / name).read_bytes() for name in ("metrics.jsonl", "recipe.txt")}
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_nothing_is_touched(world):
+    train(world, "--max_steps=8", workdir="other")
+    before = contents(world / "other")
+    done = train(world, "--resume=5", "--config.model.llm.mlp_dim=48", workdir="other")
     assert done.returncode == 2
     assert "language_model/blocks/mlp" in done.stderr
     assert "Traceback" not in done.stderr
-    assert [path.name for path in (world / "other" / "checkpoints").iterdir()] == ["00000005"]
+    assert contents(world / "other") == before
+    names = sorted(path.name for path in (world / "other" / "checkpoints").iterdir())
+    assert names == ["00000005", "00000008"]
+
+
+def test_another_recipe_is_refused_with_what_changed(world):
+    train(world, "--max_steps=8", workdir="changed")
+    before = contents(world / "changed")
+    flags = ("--config.seed=7", "--config.stages.adapter.optimizer.learning_rate=0.5")
+    done = train(world, *flags, workdir="changed")
+    assert done.returncode == 2
+    assert "config.seed: 0 -> 7" in done.stderr
+    assert "config.stages.adapter.optimizer.learning_rate: 0.003 -> 0.5" in done.stderr
+    assert contents(world / "changed") == before
+    free = ("--config.checkpoint.interval_steps=3", "--config.stages.vpit.total_steps=1")
+    done = train(world, *free, workdir="changed")
+    assert done.returncode == 0, done.stderr
+    assert num_metric_lines(world, "changed") == 21
+
+
+def test_other_data_is_refused(tmp_path):
+    folder = make_world(tmp_path / "world")
+    train(folder, "--max_steps=8")
+    records = read_records(folder)
+    write_records(folder, records[:-1])
+    done = train(folder)
+    assert done.returncode == 2
+    assert "the data of stage 'adapter' has changed" in done.stderr
+
+
+def test_branching_off_an_earlier_step_keeps_one_line_per_step(world):
+    train(world, "--max_steps=15", workdir="branch")
+    done = train(world, "--resume=10", "--max_steps=12", workdir="branch")
+    assert done.returncode == 0, done.stderr
+    assert [step["step"] for step in history(world, "branch")] == list(range(1, 13))
+    names = {path.name for path in (world / "branch" / "checkpoints").iterdir()}
+    assert names == {"00000010", "00000012", "00000015.superseded-1"}
+    finish(world, "branch")
+
+
+def test_a_run_that_stays_nan_stops_and_names_its_samples(world):
+    flags = ("--config.stages.adapter.optimizer.learning_rate=1e30",)
+    done = train(world, *flags, workdir="nan")
+    assert done.returncode == 2
+    assert "(5 in a row)" in done.stderr
+    assert "data.jsonl lines " in done.stderr
+    assert "Traceback" not in done.stderr
+    steps = history(world, "nan")
+    assert steps[-1]["loss"] == "nan"
+    assert [path.name for path in (world / "nan" / "checkpoints").iterdir()] == ["00000005"]

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -101,12 +100,10 @@ def command(folder: Path, *flags: str, workdir: str = "run") -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Returns the environment of a training process: one device, compiled programs kept."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", "single")
+    """Returns the environment of a training process: one device; conftest's compile cache."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
-        "JAX_COMPILATION_CACHE_DIR": f"{tempfile.gettempdir()}/metamorph_jax_tests_{run}",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
