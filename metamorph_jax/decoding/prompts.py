@@ -6,6 +6,7 @@ list of sizes, and prompts of like size share a batch. `loop.py` takes it from t
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from metamorph_jax.decoding.loop import PromptBatch
 from metamorph_jax.errors import UserError
 from metamorph_jax.typing import Shaped
 
-_SMALLEST_LENGTH = 32
+_SMALLEST_LENGTH = 64  # tokens; below, another program costs more than padding
 
 Pixels = Shaped[np.ndarray, "height width 3"]
 
@@ -111,17 +112,18 @@ def _pixels(image: Path | Pixels, where: str, loader: ImageLoader) -> Pixels:
 def plan_batches(prompts: Sequence[ReadPrompt], max_rows: int) -> list[list[int]]:
     """Returns which prompts share a batch, as indices; at most `max_rows` each.
 
-    Prompts share a batch if they round up to the same length and number of images. Within these,
-    order is kept: a batch depends on the prompts alone.
+    Prompts share a batch if they round up to the same length and number of images. Batches of such
+    a group are as equal as can be, so that they round up to the same number of rows, too.
     """
     groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
     for index, prompt in enumerate(prompts):
         groups[_sizes([prompt])].append(index)
-    return [
-        group[first : first + max_rows]
-        for _, group in sorted(groups.items())
-        for first in range(0, len(group), max_rows)
-    ]
+    batches = []
+    for _, group in sorted(groups.items()):
+        count = -(-len(group) // max_rows)
+        bounds = [len(group) * i // count for i in range(count + 1)]
+        batches += [group[a:b] for a, b in itertools.pairwise(bounds)]
+    return batches
 
 
 def create_batch(prompts: Sequence[ReadPrompt], image_size: int) -> PromptBatch:

@@ -133,11 +133,11 @@ def made(tokenizer, num_words, num_images=0, limit=9):
 
 
 def test_prompts_of_like_size_share_a_batch(tokenizer):
-    prompts = [made(tokenizer, *sizes) for sizes in ((1,), (40,), (2,), (3, 1), (4,), (5,), (6, 1))]
+    prompts = [made(tokenizer, *sizes) for sizes in ((1,), (80,), (2,), (3, 1), (4,), (5,), (6, 1))]
     plan = plan_batches(prompts, max_rows=3)
     assert sorted(index for batch in plan for index in batch) == list(range(7))
-    assert [0, 2, 4] in plan
-    assert [5] in plan
+    assert [0, 2] in plan  # four of a kind, in two equal batches
+    assert [4, 5] in plan
     assert [1] in plan
     assert [3, 6] in plan
 
