@@ -4,10 +4,36 @@ Read `schema_run.py` next for data, stages and optimisers, and `presets.py` for 
 """
 
 import dataclasses
+import math
 import re
-from typing import Literal
+from typing import Any, Literal
 
-_MLP_GELU = re.compile(r"mlp(\d+)x_gelu")
+_MLP_GELU = re.compile(r"mlp([1-9]\d*)x_gelu")
+
+
+def not_positive(config: Any, *names: str) -> list[str]:
+    """Returns a sentence for each of these fields that is no positive, finite number.
+
+    Fields that are None are left out. What divides by a field comes after this check.
+    """
+    found = []
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, int) and value < 1:
+            found.append(f"{name}={value} must be at least 1")
+        elif isinstance(value, float) and not 0 < value < math.inf:
+            found.append(f"{name}={value} must be positive and finite")
+    return found
+
+
+def negative(config: Any, *names: str) -> list[str]:
+    """Returns a sentence for each of these fields that is negative, infinite or no number."""
+    values = [(name, getattr(config, name)) for name in names]
+    return [
+        f"{name}={value} must be at least 0" + ("" if isinstance(value, int) else " and finite")
+        for name, value in values
+        if value is not None and not 0 <= value < math.inf
+    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +53,11 @@ class RopeScaling:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_seq_len: int = 8192
+
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_seq_len")
+        return not_positive(self, *names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +97,11 @@ class LlamaConfig:
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
-        found = []
+        sizes = ("vocab_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "embed_dim")
+        limits = ("mlp_dim", "max_seq_len", "vocab_multiple", "scan_unroll")
+        found = not_positive(self, *sizes, *limits, "rope_theta", "norm_eps")
+        if found:
+            return found
         if self.num_heads % self.num_kv_heads:
             found.append(
                 f"num_heads={self.num_heads} is no multiple of num_kv_heads={self.num_kv_heads}"
@@ -120,7 +155,14 @@ class VisionConfig:
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
-        found = []
+        sizes = ("image_size", "patch_size", "num_layers", "num_heads", "embed_dim", "mlp_dim")
+        found = not_positive(self, *sizes, "norm_eps", "scan_unroll")
+        if found:
+            return found
+        if self.image_size < self.patch_size:
+            found.append(
+                f"image_size={self.image_size} is smaller than patch_size={self.patch_size}"
+            )
         if self.embed_dim % self.num_heads:
             found.append(f"embed_dim={self.embed_dim} is no multiple of num_heads={self.num_heads}")
         if not 0 <= self.num_used_layers <= self.num_layers:
@@ -150,6 +192,8 @@ class VisualTokensConfig:
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
+        if found := not_positive(self, "num_tokens", "softmax_temperature"):
+            return found
         if self.reduction != "none" and round(self.num_tokens**0.5) ** 2 != self.num_tokens:
             return [f"num_tokens={self.num_tokens} is no square, which {self.reduction} needs"]
         return []
@@ -191,9 +235,11 @@ class ModelConfig:
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
-        found = []
+        found = not_positive(self, "contrastive_dim")
         if self.connector != "linear" and not _MLP_GELU.fullmatch(self.connector):
-            found.append(f"connector={self.connector!r} is neither 'linear' nor 'mlpNx_gelu'")
+            found.append(
+                f"connector={self.connector!r} is neither 'linear' nor 'mlpNx_gelu', N >= 1"
+            )
         tokens = self.visual_tokens
         if tokens.reduction == "none" and tokens.num_tokens != self.vision.num_tokens:
             found.append(

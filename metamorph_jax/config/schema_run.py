@@ -6,7 +6,7 @@ The model's own part of the schema is in `schema_model.py`.
 import dataclasses
 from typing import Literal
 
-from metamorph_jax.config.schema_model import ModelConfig
+from metamorph_jax.config.schema_model import ModelConfig, negative, not_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,10 @@ class SourceConfig:
     image_root: str = ""
     weight: float = 1.0
 
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        return not_positive(self, "weight")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -59,6 +63,12 @@ class DataConfig:
     image_geometry: Literal["square", "pad"] = "square"
     num_workers: int = 0
     prefetch_batches: int = 2
+
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        found = [] if self.sources else ["sources is empty; name at least one .json or .jsonl file"]
+        found += not_positive(self, "max_seq_len")
+        return found + negative(self, "max_images", "num_workers", "prefetch_batches")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +94,17 @@ class OptimizerConfig:
     max_grad_norm: float | None = 1.0
     multipliers: dict[str, float] = dataclasses.field(default_factory=dict)
 
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        found = not_positive(self, "learning_rate", "reference_batch_size", "eps", "max_grad_norm")
+        found += negative(self, "weight_decay")
+        if not 0 <= self.warmup_ratio <= 1:
+            found.append(f"warmup_ratio={self.warmup_ratio} must be from 0 to 1")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                found.append(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        return found
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
@@ -106,6 +127,11 @@ class LossConfig:
     vocab_chunk_size: int = 16384
     reconstruction_weight: float = 0.0
 
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        found = not_positive(self, "vocab_chunk_size")
+        return found + negative(self, "visual_weight", "reconstruction_weight")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageConfig:
@@ -119,7 +145,8 @@ class StageConfig:
         excluded: prefixes taken out of `trained`.
         train_new_token_rows: also train the two image-token rows of the input embedding.
         global_batch_size: rows per step over all devices (images, for `contrastive`).
-        grad_accum_steps: micro-batches per step.
+        grad_accum_steps: micro-batches per step; `contrastive` has one, because its negatives are
+            the other rows of the batch.
         shift_pixels: `contrastive` only; random translation of each image, in pixels.
     """
 
@@ -138,9 +165,15 @@ class StageConfig:
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
-        found = []
-        if self.total_steps < 1:
-            found.append(f"total_steps={self.total_steps} must be at least 1")
+        found = not_positive(self, "total_steps", "global_batch_size", "grad_accum_steps")
+        found += negative(self, "shift_pixels")
+        if found:
+            return found
+        if self.objective == "contrastive" and self.grad_accum_steps > 1:
+            found.append(
+                f"grad_accum_steps={self.grad_accum_steps}, but the negatives of 'contrastive' are "
+                "the whole batch, which micro-batches would cut up: set it to 1"
+            )
         if self.global_batch_size % self.grad_accum_steps:
             found.append(
                 f"global_batch_size={self.global_batch_size} is no multiple of "
@@ -185,7 +218,10 @@ class CheckpointConfig:
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
-        return [] if self.keep >= 2 else [f"keep={self.keep}: at least 2 are kept for fall-back"]
+        found = not_positive(self, "interval_steps")
+        if self.keep < 2:
+            found.append(f"keep={self.keep}: at least 2 are kept for fall-back")
+        return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,7 +245,7 @@ class RunConfig:
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
-        found = []
+        found = not_positive(self, "log_interval_steps")
         names = [stage.name for stage in self.stages]
         if not names:
             found.append("stages is empty; a run needs at least one")
