@@ -5,12 +5,14 @@ A recipe is a Python file with `get_config()` or `get_config(arg)`, which return
 about ConfigDict.
 """
 
+import contextlib
 import copy
 import dataclasses
 import inspect
 import runpy
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,9 +35,10 @@ def load_recipe(
         cls: the dataclass to read it into.
 
     Raises:
-        UserError: the file is missing, has no get_config, or has mistakes (all are listed).
+        UserError: the file is missing, has no get_config, raises (FILE:LINE), or has mistakes (all
+            are listed).
     """
-    values = _plain(_call_get_config(spec))
+    values = _call_get_config(spec)
     problems = apply_overrides(values, dict(overrides or {}))
     return build_dataclass(cls, values, problems=problems)
 
@@ -88,8 +91,8 @@ def _items(config: Any) -> list[tuple[str, Any]]:
     return [(field.name, getattr(config, field.name)) for field in dataclasses.fields(config)]
 
 
-def _call_get_config(spec: str) -> Any:
-    """Runs the recipe file and calls its get_config."""
+def _call_get_config(spec: str) -> dict[str, Any]:
+    """Runs the recipe file; returns what its get_config returns, as plain dicts and lists."""
     file, _, argument = spec.partition(":")
     path = Path(file)
     if not path.is_file():
@@ -98,13 +101,33 @@ def _call_get_config(spec: str) -> Any:
             f"--config={spec}: {file} is no file"
             + (f"; recipes there: {', '.join(here)}" if here else "")
         )
-    get_config = _run_file(path).get("get_config")
+    with _recipe_mistakes(path):
+        get_config = _run_file(path).get("get_config")
     if not callable(get_config):
         raise UserError(f"{file}: expected a function get_config(), found none")
-    takes_argument = bool(inspect.signature(get_config).parameters)
-    if argument and not takes_argument:
+    if argument and not inspect.signature(get_config).parameters:
         raise UserError(f"--config={spec}: get_config() of {file} takes no argument")
-    return get_config(argument) if argument else get_config()
+    if not argument:
+        _check_needs_no_argument(get_config, path)
+    with _recipe_mistakes(path):
+        values = _plain(get_config(argument) if argument else get_config())
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{file}: get_config() returned {values!r} ({type(values).__name__}), "
+            "expected a ConfigDict; is a `return config` missing?"
+        )
+    return values
+
+
+def _check_needs_no_argument(get_config: Callable, path: Path) -> None:
+    """Raises a UserError if get_config cannot be called without its argument."""
+    try:
+        inspect.signature(get_config).bind()
+    except TypeError as error:
+        raise UserError(
+            f"{path}:{get_config.__code__.co_firstlineno}: TypeError: get_config(): {error}; "
+            f"write --config={path}:ARGUMENT"
+        ) from None
 
 
 def _run_file(path: Path) -> dict[str, Any]:
@@ -113,10 +136,24 @@ def _run_file(path: Path) -> dict[str, Any]:
     sys.path.insert(0, root)
     try:
         return runpy.run_path(str(path))
-    except SyntaxError as error:
-        raise UserError(f"{path}:{error.lineno}: {error.msg}") from error
     finally:
         sys.path.remove(root)
+
+
+@contextlib.contextmanager
+def _recipe_mistakes(path: Path) -> Iterator[None]:
+    """Turns what a recipe raises into a UserError with the line of the recipe."""
+    try:
+        yield
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{error.filename or path}:{error.lineno}: {error.msg}") from error
+    except Exception as error:  # the recipe is the user's own program: anything can come out of it
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        where = f"{path}:{lines[-1]}" if lines else str(path)
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def _plain(value: Any) -> Any:

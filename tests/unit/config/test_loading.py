@@ -89,3 +89,30 @@ def test_text_is_sorted_dotted_lines():
     assert lines == sorted(lines)
     assert "config.stages.vpit.objective = 'vpit'" in lines
     assert all(line.startswith("config.") and " = " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["y = 1", "x = undefined_name"], r":2: NameError: name 'undefined_name' is not defined"),
+        (["import no_such_module"], r":1: ModuleNotFoundError: No module named 'no_such_module'"),
+        (["def get_config():", "    return 1 + 'a'"], r":2: TypeError: unsupported operand"),
+        (["import json", "def get_config():", "    json.loads('{')"], r":3: JSONDecodeError: "),
+        (
+            ["", "def get_config(size):", "    return {}"],
+            r":2: TypeError: .*'size'; write --config",
+        ),
+        (["def get_config():", "    pass"], r": get_config\(\) returned None \(NoneType\)"),
+        (["def get_config():", "    return [1]"], r": get_config\(\) returned \[1\] \(list\)"),
+    ],
+)
+def test_what_a_recipe_raises_has_its_line(tmp_path, lines, expected):
+    (tmp_path / "broken.py").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"broken\.py" + expected):
+        load_recipe(str(tmp_path / "broken.py"), {"name": "overridden"})
+
+
+def test_mistakes_that_a_recipe_explains_are_passed_on():
+    with pytest.raises(UserError) as caught:
+        load_recipe(f"{CONFIGS}/vpit_8b.py:neither")
+    assert str(caught.value) == "configs/vpit_8b.py:neither: expected one of packed, unpacked"
