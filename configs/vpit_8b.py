@@ -19,6 +19,7 @@ from configs.pieces.stages import adapter, vpit
 from metamorph_jax.errors import UserError
 
 NUM_ROWS = {"packed": (64, 192), "unpacked": (768, 1536)}  # of the two stages
+GRAD_ACCUM_STEPS = {"packed": (1, 1), "unpacked": (3, 4)}  # so that a micro-batch fits 80 GB
 
 
 def get_config(arg="packed"):
@@ -34,7 +35,8 @@ def get_config(arg="packed"):
         adapter(["data/cambrian_adapter.jsonl"], num_rows=adapter_rows, total_steps=1600),
         vpit(["data/vpit_16m.jsonl"], num_rows=vpit_rows, total_steps=10460),
     ]
-    for stage in config.stages:
+    for stage, grad_accum_steps in zip(config.stages, GRAD_ACCUM_STEPS[arg], strict=True):
         stage["data"]["packing"] = arg == "packed"
+        stage["grad_accum_steps"] = grad_accum_steps
     config.mesh = {"data": 1, "fsdp": 64, "tensor": 1}
     return config
