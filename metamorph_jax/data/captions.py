@@ -17,7 +17,7 @@ from metamorph_jax.data.images import GREY
 from metamorph_jax.data.keyed_random import random_bits
 from metamorph_jax.data.loader import iterate_steps, process_rows
 from metamorph_jax.data.packing import epoch_order
-from metamorph_jax.data.pipeline import check_sources, image_loaders, stack
+from metamorph_jax.data.pipeline import check_epoch, check_sources, image_loaders, stack
 from metamorph_jax.data.records import Record, RecordFile
 from metamorph_jax.data.rows import Row
 from metamorph_jax.data.tokenizer import Tokenizer
@@ -40,7 +40,8 @@ class CaptionData:
         pad_color: RGB of the padding if `data.image_geometry` is `pad`.
 
     Raises:
-        UserError: a source cannot be read, or a record is no pair of image and caption (FILE:LINE).
+        UserError: a source cannot be read or is never shown, or a record is no pair of image and
+            caption (FILE:LINE).
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class CaptionData:
                 self._images.append((source, path, record.where))
                 captions.append(caption)
             sizes.append(len(captions) - sum(sizes))
+        check_epoch(data, sizes)
         self._sizes, self._weights = sizes, [source.weight for source in data.sources]
         numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
         self._caption_ids = [numbers[caption] for caption in captions]
@@ -124,7 +126,7 @@ class CaptionData:
         rows = process_rows(step, self.global_batch_size)
         return [self._images[self._example(row)][2] for row in rows]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of all that decides what a step sees, except the pixels of the files."""
         data = self.data

@@ -46,6 +46,11 @@ class Plan:
         return digest.hexdigest()
 
 
+def num_shown(size: int, weight: float) -> int:
+    """Returns how many examples of a source with `size` of them an epoch shows."""
+    return int(weight) * size + round((weight - int(weight)) * size)
+
+
 def epoch_order(
     sizes: Sequence[int], weights: Sequence[float], key: str
 ) -> Int[np.ndarray, "examples"]:
@@ -60,7 +65,7 @@ def epoch_order(
     chosen, first = [], 0
     for source, (size, weight) in enumerate(zip(sizes, weights, strict=True)):
         indices = np.arange(first, first + size)
-        extra = round((weight - int(weight)) * size)
+        extra = num_shown(size, weight) - int(weight) * size
         chosen += [indices] * int(weight)
         chosen.append(indices[random_order(f"{key}/fraction/{source}", size)[:extra]])
         first += size

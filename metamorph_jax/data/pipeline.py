@@ -9,7 +9,7 @@ workers and resuming do not change it.
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,14 @@ from metamorph_jax.data.conversation import Conversation
 from metamorph_jax.data.example_store import ExampleStore, read_examples
 from metamorph_jax.data.images import GREY, ImageLoader
 from metamorph_jax.data.loader import iterate_steps, process_rows
-from metamorph_jax.data.packing import WINDOW, Plan, cut_example, epoch_order, pack_rows
+from metamorph_jax.data.packing import (
+    WINDOW,
+    Plan,
+    cut_example,
+    epoch_order,
+    num_shown,
+    pack_rows,
+)
 from metamorph_jax.data.rows import Row, build_row
 from metamorph_jax.data.templates import TEMPLATES, Example, render_example
 from metamorph_jax.data.tokenizer import Tokenizer
@@ -44,7 +51,7 @@ class TrainingData:
         pad_color: RGB of the padding if `data.image_geometry` is `pad`.
 
     Raises:
-        UserError: a source cannot be read or holds a bad record (FILE:LINE), or nothing is left.
+        UserError: a source cannot be read, holds a bad record (FILE:LINE), or is never shown.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class TrainingData:
             read_examples(source.path, self._render) for source in data.sources
         )
         self._weights = [source.weight for source in data.sources]
+        check_epoch(data, self._store.sizes)
         self._loaders = image_loaders(data, image_size, pad_color)
         self._plans: dict[int, Plan] = {}
         self._first_rows = [0]  # of each epoch, as far as epochs are planned
@@ -161,7 +169,7 @@ class TrainingData:
         indices = [index for row in self._rows(step) for index in self._row_examples(row)]
         return [self._store.where(index) for index in indices]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of all that decides what a step sees, except the pixels of the images."""
         data = self.data
@@ -218,6 +226,22 @@ def check_sources(data: DataConfig) -> None:
             raise UserError(
                 f"the weight of data source {source.path} is {source.weight}; it must be positive "
                 "(leave the source out to skip it)"
+            )
+
+
+def check_epoch(data: DataConfig, sizes: Sequence[int]) -> None:
+    """Raises UserError if an epoch shows nothing of a source, because its weight is so small.
+
+    Args:
+        data: the sources.
+        sizes: examples of each.
+    """
+    for source, size in zip(data.sources, sizes, strict=True):
+        if num_shown(size, source.weight) == 0:
+            raise UserError(
+                f"the weight of data source {source.path} is {source.weight}, which shows none of "
+                f"its {size} examples in an epoch; make it more than {0.5 / size:.3g} (half an "
+                "example), or leave the source out"
             )
 
 

@@ -31,8 +31,9 @@ def caption_record(image, text, question="<image>"):
     return {"image": image, "conversations": turns}
 
 
-def make(dataset, tokenizer, seed=0, shift_pixels=0, **fields):
-    data = DataConfig(sources=(SourceConfig(path=str(dataset)),), max_seq_len=T, **fields)
+def make(dataset, tokenizer, seed=0, shift_pixels=0, weight=1.0, **fields):
+    sources = (SourceConfig(path=str(dataset), weight=weight),)
+    data = DataConfig(sources=sources, max_seq_len=T, **fields)
     return CaptionData(
         data,
         tokenizer,
@@ -135,3 +136,16 @@ def test_only_pairs_are_taken(fields, tmp_path, tokenizer):
     path = write_jsonl(tmp_path / "bad.jsonl", [fields])
     with pytest.raises(UserError, match=r"bad\.jsonl:1: the record is no pair"):
         make(path, tokenizer)
+
+
+def test_a_source_that_is_never_shown_is_refused(dataset, tokenizer):
+    with pytest.raises(UserError, match="shows none of its 7 examples in an epoch"):
+        make(dataset, tokenizer, weight=0.07)
+    assert make(dataset, tokenizer, weight=0.08).describe()["examples_per_epoch"] == 1
+
+
+def test_fingerprint_is_computed_once(dataset, tokenizer, monkeypatch):
+    data = make(dataset, tokenizer)
+    first = data.fingerprint
+    monkeypatch.setattr(data, "_images", None)  # nothing left to read
+    assert data.fingerprint == first

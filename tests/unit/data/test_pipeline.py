@@ -209,3 +209,16 @@ def test_sources_must_show_something(fields, message, dataset, tokenizer):
     with pytest.raises(UserError) as caught:
         make(dataset, tokenizer, **fields)
     assert message in str(caught.value)
+
+
+def test_a_source_that_is_never_shown_is_refused(dataset, tokenizer):
+    with pytest.raises(UserError, match=r"shows none of its 30 examples .* more than 0\.0167"):
+        make(dataset, tokenizer, weight=0.016)
+    assert make(dataset, tokenizer, weight=0.0168).describe()["examples_per_epoch"] == 1
+
+
+def test_fingerprint_is_computed_once(dataset, tokenizer, monkeypatch):
+    data = make(dataset, tokenizer)
+    first = data.fingerprint
+    monkeypatch.setattr(data, "_store", None)  # nothing left to read
+    assert data.fingerprint == first
