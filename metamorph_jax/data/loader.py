@@ -4,8 +4,11 @@ Because a batch depends on its step alone, the number of threads or processes ch
 speed, and resuming is starting at another step.
 """
 
+import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -16,6 +19,7 @@ from metamorph_jax.errors import UserError
 
 Batch = TypeVar("Batch")
 _MAX_THREADS = 8
+_PARENT_CHECK_SECONDS = 1.0  # at most; the end of the parent is noticed at once
 
 
 def iterate_steps(
@@ -42,7 +46,7 @@ def iterate_steps(
         workers = grain.MultiprocessingOptions(
             num_workers=num_workers, per_worker_buffer_size=per_worker
         )
-        dataset = dataset.mp_prefetch(workers, worker_init_fn=_ignore_signals)
+        dataset = dataset.mp_prefetch(workers, worker_init_fn=_prepare_worker)
     iterator = iter(dataset)
     try:
         yield from iterator
@@ -67,11 +71,25 @@ def process_rows(
     return range(first, first + size)
 
 
-def _ignore_signals(worker: int, num_workers: int) -> None:
-    """Leaves Ctrl-C and SIGTERM, which reach the whole process group, to the main process.
+def _prepare_worker(worker: int, num_workers: int) -> None:
+    """Makes a worker live exactly as long as the main process wants it.
 
-    It saves, closes the iterator, and so ends the workers.
+    Ctrl-C and SIGTERM, which reach the whole process group, are left to the main process: it saves,
+    closes the iterator, and so ends the workers. If it is killed and cannot, they end themselves.
     """
     del worker, num_workers
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Waits until the main process is gone, then ends this one, whatever it is doing.
+
+    Linux could do it alone (PR_SET_PDEATHSIG), but it watches the *thread* that started the worker,
+    and grain starts workers from threads that may end long before the process does.
+    """
+    parent = multiprocessing.parent_process()
+    while parent is not None and parent.is_alive() and os.getppid() == parent.pid:
+        parent.join(_PARENT_CHECK_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,10 @@
 import itertools
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +57,49 @@ def test_workers_ignore_signals_and_end_when_the_iterator_is_closed():
     batches.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+PARENT = """
+import os, time
+import numpy as np
+from metamorph_jax.data.loader import iterate_steps
+
+def build(step):
+    return {"pid": np.array(os.getpid())}
+
+if __name__ == "__main__":
+    batches = iterate_steps(build, 0, 2, 4)
+    print(*{int(next(batches)["pid"]) for _ in range(4)}, flush=True)
+    time.sleep(600)
+"""
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    root = Path(__file__).resolve().parents[3]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as parent:
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        assert len(pids) == 2 and all(map(is_alive, pids))
+        time.sleep(3)  # threads of the parent may end; its workers do not
+        assert all(map(is_alive, pids))
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = [pid for pid in pids if is_alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []
 
 
 def test_processes_share_the_rows_of_a_step():
