@@ -9,8 +9,8 @@ training scans of the same digit. The sentences are in `digits_texts.py`.
 import argparse
 import dataclasses
 import json
+import os
 import random
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from PIL import Image
 from metamorph_jax.data import digits_texts as texts
 from metamorph_jax.data.digits_texts import Description
 from metamorph_jax.data.small_tokenizer import train_tokenizer
-from metamorph_jax.errors import UserError
+from metamorph_jax.errors import UserError, run_main
 from metamorph_jax.typing import Float, Integer, Shaped
 
 IMAGE_SIZE = 32
@@ -277,8 +277,7 @@ def write_digits(folder: Path, holdout: str = "test") -> dict[str, int]:
         "prompts.jsonl": texts.evaluation_prompts(),
     }
     for name, records in files.items():
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        (folder / name).write_text(lines, "utf-8")
+        _write_jsonl(folder / name, records)
     vocab_size = train_tokenizer(_training_texts(files), VOCAB_SIZE, folder / "tokenizer")
     counts = {name: len(records) for name, records in files.items()}
     readme = _README.format(
@@ -290,6 +289,16 @@ def write_digits(folder: Path, holdout: str = "test") -> dict[str, int]:
     )
     (folder / "README.md").write_text(readme, "utf-8")
     return counts
+
+
+def _write_jsonl(path: Path, records: Sequence[dict]) -> None:
+    """Writes one record a line; whoever reads the file finds it complete, old or new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _image_fields(scan: Scan) -> dict:
@@ -306,8 +315,12 @@ def _training_texts(files: dict[str, list[dict]]) -> Iterable[str]:
                 yield from turn["value"].split("<image>")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: see the module docstring."""
+def main(arguments: Sequence[str]) -> None:
+    """The command line: see the module docstring.
+
+    Raises:
+        UserError: see `write_digits`.
+    """
     parser = argparse.ArgumentParser(prog="python -m metamorph_jax.data.digits")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     parser.add_argument(
@@ -317,13 +330,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="which scans are held out: the 360 of the test split, or 240 of the others",
     )
     options = parser.parse_args(arguments)
-    try:
-        for name, count in write_digits(options.out, options.holdout).items():
-            print(f"{options.out / name}: {count} records")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    for name, count in write_digits(options.out, options.holdout).items():
+        print(f"{options.out / name}: {count} records")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

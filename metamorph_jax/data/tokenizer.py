@@ -12,14 +12,13 @@ import dataclasses
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from metamorph_jax.errors import UserError
+from metamorph_jax.errors import UserError, run_main
 
 IMAGE_TOKENS = ("<image_start>", "<image_end>")
 _ADD_IMAGE_TOKENS = "python -m metamorph_jax.data.tokenizer --add_image_tokens"
@@ -204,8 +203,12 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", "utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: see the module docstring."""
+def main(arguments: Sequence[str]) -> None:
+    """The command line: see the module docstring.
+
+    Raises:
+        UserError: see `add_image_tokens`.
+    """
     parser = argparse.ArgumentParser(prog="python -m metamorph_jax.data.tokenizer")
     parser.add_argument(
         "--add_image_tokens",
@@ -215,13 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="copy tokenizer folder SRC to DST with <image_start> and <image_end> appended",
     )
     options = parser.parse_args(arguments)
-    try:
-        for content, id_ in add_image_tokens(*options.add_image_tokens).items():
-            print(f"{content} = {id_}")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    for content, id_ in add_image_tokens(*options.add_image_tokens).items():
+        print(f"{content} = {id_}")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

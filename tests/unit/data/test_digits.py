@@ -1,7 +1,9 @@
 import hashlib
 import json
 import random
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from metamorph_jax.data import digits
 from metamorph_jax.data.digits_texts import WORDS, Description, question, request
 from metamorph_jax.data.pipeline import TrainingData
 from metamorph_jax.data.tokenizer import load_tokenizer
-from metamorph_jax.errors import UserError
+from metamorph_jax.errors import UserError, run_main
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +255,31 @@ def test_missing_scikit_learn_is_explained(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="install the `report` extra"):
         digits.load_scans()
     with pytest.raises(SystemExit) as caught:
-        digits.main(["--out", str(tmp_path)])
+        run_main(digits.main, ["--out", str(tmp_path)])
     assert caught.value.code == 2
     assert "scikit-learn" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "metamorph_jax.data.digits", "--out", str(tmp_path / "file/x")]
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {tmp_path}/file/x") and "Not a directory" in done.stderr
+
+
+def test_records_replace_a_file_only_when_complete(tmp_path, monkeypatch):
+    def half_written(path, text, encoding):
+        path.write_bytes(text.encode(encoding)[:4])
+        raise OSError("No space left on device")
+
+    file = tmp_path / "a.jsonl"
+    digits._write_jsonl(file, [{"id": 1}, {"id": 2}])
+    assert file.read_text() == '{"id": 1}\n{"id": 2}\n'
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(Path, "write_text", half_written)
+        digits._write_jsonl(file, [{"id": 3}])
+    assert file.read_text() == '{"id": 1}\n{"id": 2}\n'
+    assert list(tmp_path.iterdir()) == [file]

@@ -1,5 +1,8 @@
 import json
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer as RawTokenizer
@@ -8,7 +11,7 @@ from tokenizers import models
 from metamorph_jax.data import tokenizer as module
 from metamorph_jax.data.small_tokenizer import SPECIAL_TOKENS, train_tokenizer
 from metamorph_jax.data.tokenizer import add_image_tokens, load_tokenizer
-from metamorph_jax.errors import UserError
+from metamorph_jax.errors import UserError, run_main
 from tests.data_files import small_tokenizer
 
 
@@ -186,6 +189,18 @@ def test_image_tokens_are_added_once_and_to_a_new_folder(folder, tmp_path):
 
 def test_command_reports_mistakes_without_traceback(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
-        module.main(["--add_image_tokens", str(tmp_path / "none"), str(tmp_path / "new")])
+        run_main(module.main, ["--add_image_tokens", str(tmp_path / "none"), str(tmp_path / "new")])
     assert caught.value.code == 2
     assert "no such tokenizer folder" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(folder, tmp_path):
+    source = edited(folder, tmp_path / "source", without_image_tokens)
+    (tmp_path / "file").touch()
+    module_name = "metamorph_jax.data.tokenizer"
+    command = [sys.executable, "-m", module_name, "--add_image_tokens", source, tmp_path / "file/x"]
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {tmp_path}/file/x: Not a directory")
