@@ -19,10 +19,19 @@ from metamorph_jax.typing import Integer
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 64_000_000
-GREY = (127, 127, 127)  # int(0.5 * 255): the reference's padding for SigLIP's mean of 0.5
+GREY = (127, 127, 127)  # pad_color of SigLIP's mean of 0.5
 _CACHE_BYTES = 128 * 2**20
 
 Pixels = Integer[np.ndarray, "size size 3"]
+
+
+def pad_color(mean: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Returns the colour that normalises to about zero, for padding: `mean` (RGB, 0 to 1) * 255.
+
+    **Source:** LLaVA's `expand2square`, which rounds down.
+    """
+    red, green, blue = (int(channel * 255) for channel in mean)
+    return red, green, blue
 
 
 class ImageLoader:

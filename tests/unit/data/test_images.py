@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from metamorph_jax.data import images as module
-from metamorph_jax.data.images import ImageLoader
+from metamorph_jax.data.images import GREY, ImageLoader, pad_color
 from metamorph_jax.errors import UserError
 
 RED, SIZE = (200, 10, 30), 6
@@ -250,3 +250,8 @@ def test_cache_is_bounded(root, monkeypatch):
         loader.load(f"{index}.png", "f:1")
         assert loader.load("red.png", "f:1") is used_again
     assert list(loader._cache) == ["3.png", "red.png"]
+
+
+def test_padding_has_the_mean_colour_of_the_tower():
+    assert pad_color((0.5, 0.5, 0.5)) == GREY == (127, 127, 127)
+    assert pad_color((0.48145466, 0.4578275, 0.40821073)) == (122, 116, 104)
