@@ -8,6 +8,7 @@ predicted) and, with a visualizer, one PNG file per picture. Read `decoding/gene
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,23 +23,7 @@ ANSWER_FILE = "answer.json"
 
 def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m metamorph_jax.generate",
-        description="Answers one prompt in text and pictures.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--checkpoint", required=True, type=Path, help="folder of a run, or one checkpoint in it")
-    add("--prompt", required=True, help='what to say; "<image>" marks where an image goes')
-    add("--image", action="append", default=[], type=Path, help="an image file; repeat for more")
-    add("--out", required=True, type=Path, help="folder for the answer")
-    add("--visualizer", type=Path, help="what paints (default: RUN/visualizer, if it is there)")
-    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
-    add("--top_p", type=float, default=1.0, help="draw from the likeliest with this probability")
-    add("--seed", type=int, default=0, help="of the draws")
-    add("--max_new_tokens", type=int, default=512, help="text and visual tokens together")
-    add("--debug", action="store_true", help="show tracebacks of user errors")
-    flags = parser.parse_args(argv)
+    flags = _parse(argv)
     # Heavy imports come after parsing, so that --help and typing mistakes answer at once.
     from metamorph_jax.decoding.generator import Generator, Prompt, Sampling, find_checkpoints
 
@@ -63,6 +48,26 @@ def main(argv: list[str]) -> int:
         for file in paint(flags.out, visualizer, generator, answer):
             print(file)
     return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m metamorph_jax.generate",
+        description="Answers one prompt in text and pictures.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, type=Path, help="folder of a run, or one checkpoint in it")
+    add("--prompt", required=True, help='what to say; "<image>" marks where an image goes')
+    add("--image", action="append", default=[], type=Path, help="an image file; repeat for more")
+    add("--out", required=True, type=Path, help="folder for the answer")
+    add("--visualizer", type=Path, help="what paints (default: RUN/visualizer, if it is there)")
+    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
+    add("--top_p", type=float, default=1.0, help="draw from the likeliest with this probability")
+    add("--seed", type=int, default=0, help="of the draws")
+    add("--max_new_tokens", type=int, default=512, help="text and visual tokens together")
+    add("--debug", action="store_true", help="show tracebacks of user errors")
+    return parser.parse_args(argv)
 
 
 def find_visualizer(named: Path | None, run: Path) -> Path | None:
@@ -96,15 +101,13 @@ def write_answer(
         out: folder, made when missing.
         prompt: what was asked.
         images: that came with it.
-        sampling: how the answer was chosen.
-        generator: who answered.
-        answer: what it said.
+        sampling: how it was answered.
+        generator: by whom.
+        answer: what was said.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    import dataclasses
-
     fields = {
         "prompt": prompt,
         "prompt_images": [str(image) for image in images],

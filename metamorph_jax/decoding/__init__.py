@@ -5,6 +5,7 @@
     loop.py        prefill and the mixed text/visual loop, one compiled program
     sampling.py    logits -> next token: greedy, temperature, top-p
     answers.py     emitted steps -> text and visual tokens
+    features.py    images -> visual tokens, for files and reports
 
 The cache itself is in `models/cache.py`. Nothing here knows about training.
 """

@@ -15,11 +15,12 @@ from metamorph_jax.checkpoints.store import CheckpointStore
 from metamorph_jax.config.loading import from_dict
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import RunConfig
-from metamorph_jax.data.images import ImageLoader
+from metamorph_jax.data.images import ImageLoader, pad_color
 from metamorph_jax.decoding.generator import find_checkpoints
 from metamorph_jax.errors import UserError
 from metamorph_jax.models.init import abstract_params
 from metamorph_jax.models.metamorph import MetaMorph
+from metamorph_jax.ops.normalize import PIXEL_STATISTICS
 from metamorph_jax.trees import flatten
 from metamorph_jax.typing import Array, Float, PyTree, Shaped
 
@@ -80,7 +81,9 @@ class Encoder:
         Raises:
             UserError: an image is missing or cannot be read; names it.
         """
-        loader = ImageLoader(str(image_root), self.config.vision.image_size, self.geometry)
+        vision = self.config.vision
+        color = pad_color(PIXEL_STATISTICS[vision.family][0])
+        loader = ImageLoader(str(image_root), vision.image_size, self.geometry, color)
         return self.encode((loader.load(path, where) for path in paths), len(paths))
 
     def encode(

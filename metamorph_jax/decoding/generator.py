@@ -20,7 +20,7 @@ from metamorph_jax.checkpoints.store import CheckpointStore
 from metamorph_jax.config.loading import from_dict
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import MeshConfig, RunConfig
-from metamorph_jax.data.images import ImageLoader
+from metamorph_jax.data.images import ImageLoader, pad_color
 from metamorph_jax.data.templates import TEMPLATES, Template
 from metamorph_jax.data.tokenizer import Tokenizer, load_tokenizer
 from metamorph_jax.decoding.answers import Answer as Answer
@@ -38,6 +38,7 @@ from metamorph_jax.decoding.sampling import create_choice
 from metamorph_jax.errors import UserError
 from metamorph_jax.models.init import abstract_params, logical_axes
 from metamorph_jax.models.stack import unstack_blocks
+from metamorph_jax.ops.normalize import PIXEL_STATISTICS
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.sharding.rules import specs_for
 from metamorph_jax.typing import PyTree
@@ -111,7 +112,9 @@ class Generator:
             )
         self.config, self.params = config, unstack_blocks(params)
         self.tokenizer, self.template = tokenizer, template
-        self._loader = ImageLoader("", config.vision.image_size, image_geometry)
+        mean, _ = PIXEL_STATISTICS[config.vision.family]
+        size = config.vision.image_size
+        self._loader = ImageLoader("", size, image_geometry, pad_color(mean))
         self._mesh, self._max_rows = mesh, max_rows
         self._allowed = _allowed_ids(tokenizer, config.llm.padded_vocab_size)
 
@@ -197,7 +200,7 @@ class Generator:
         )
         row_numbers = np.resize(np.asarray(numbers, np.int32), len(batch.lengths))
         arguments = (sampling.temperature, sampling.top_p, sampling.seed)
-        with jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext():
+        with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             choice = create_choice(*arguments, jnp.asarray(row_numbers))
             result = decode_prompts(self.config, rules, self.params, batch, self._allowed, choice)
         steps, visual, followed = jax.device_get(tuple(result))

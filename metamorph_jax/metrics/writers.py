@@ -40,7 +40,7 @@ class MetricWriter:
         self._file = self._open()
 
     def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
-        """Appends one line; text values stay out of TensorBoard.
+        """Appends one line; texts, NaN and Inf stay out of TensorBoard.
 
         Floats are written so that reading them gives the same bits; NaN and infinities become the
         strings "nan", "inf" and "-inf", because JSON has no numbers for them.
@@ -48,7 +48,11 @@ class MetricWriter:
         values = {name: _python_scalar(value) for name, value in scalars.items()}
         line = {"step": int(step)} | {name: _json_scalar(value) for name, value in values.items()}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        numbers = {name: v for name, v in values.items() if not isinstance(v, str)}
+        numbers = {
+            name: value
+            for name, value in values.items()
+            if not isinstance(value, str) and math.isfinite(value)
+        }
         self._tensorboard().write_scalars(int(step), numbers)
 
     def write_images(

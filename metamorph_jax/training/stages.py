@@ -12,11 +12,13 @@ from jax.sharding import Mesh
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import RunConfig, StageConfig
 from metamorph_jax.data.captions import CaptionData
+from metamorph_jax.data.images import pad_color
 from metamorph_jax.data.pipeline import TrainingData
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.errors import UserError
 from metamorph_jax.metrics.flops import contrastive_flops, count_batch, model_flops
 from metamorph_jax.models.init import abstract_params
+from metamorph_jax.ops.normalize import PIXEL_STATISTICS
 from metamorph_jax.optim.optimizer import make_optimizer
 from metamorph_jax.optim.selection import Selection, select
 from metamorph_jax.sharding.mesh import num_batch_shards
@@ -99,6 +101,7 @@ def stage_data(
     config: RunConfig, stage: StageConfig, tokenizer: Tokenizer
 ) -> TrainingData | CaptionData:
     """Returns the source of a stage's batches."""
+    mean, _ = PIXEL_STATISTICS[config.model.vision.family]
     if stage.objective == "contrastive":
         return CaptionData(
             stage.data,
@@ -108,6 +111,7 @@ def stage_data(
             stage_name=stage.name,
             global_batch_size=stage.global_batch_size,
             shift_pixels=stage.shift_pixels,
+            pad_color=pad_color(mean),
         )
     return TrainingData(
         stage.data,
@@ -118,6 +122,7 @@ def stage_data(
         seed=config.seed,
         stage_name=stage.name,
         global_batch_size=stage.global_batch_size,
+        pad_color=pad_color(mean),
     )
 
 

@@ -22,6 +22,7 @@ ROOMS = {
     "hub": {"sharding", "models"},
     "training": {
         "models",
+        "ops",
         "objectives",
         "optim",
         "data",
@@ -29,7 +30,7 @@ ROOMS = {
         "metrics",
         "sharding",
     },
-    "decoding": {"models", "data", "checkpoints", "sharding", "hub"},
+    "decoding": {"models", "data", "checkpoints", "sharding", "ops"},
     "visualizer": {"metrics"},
     "report": {"decoding", "data", "checkpoints", "metrics", "models", "sharding", "visualizer"},
 }
