@@ -64,7 +64,8 @@ def build_report(
     found = _examine(run, data, visualizer, image_root, max_questions, step)
     curves = run_sections.curves_section(history, read_metrics(visualizer) if visualizer else [])
     # An earlier report of the same run is replaced, and so is its time.
-    seconds = {name: s for name, s in read_phases(run).items() if name != PHASE}
+    phases = read_phases(run) | read_phases(run / "visualizer")
+    seconds = {name: s for name, s in phases.items() if name != PHASE}
     seconds[PHASE] = time.monotonic() - start
     closing = [run_sections.seconds_section(seconds), run_sections.recipe_section(run)]
     sections = [*found.sections, curves, *closing]
