@@ -177,8 +177,8 @@ def median_seconds(functions: dict[str, Callable[[], object]], repeats: int) -> 
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def choose_torch_threads(decode: Callable[[], object]) -> int:
-    """Sets torch to one thread or to all, whichever decodes faster, and returns the number."""
+def choose_torch_threads(decode: Callable[[], object]) -> None:
+    """Sets torch to one thread or to all, whichever decodes faster."""
     times = {}
     for threads in (torch.get_num_threads(), 1):
         torch.set_num_threads(threads)
@@ -187,7 +187,8 @@ def choose_torch_threads(decode: Callable[[], object]) -> int:
         times[threads] = time.perf_counter() - start
     best = min(times, key=times.get)
     torch.set_num_threads(best)
-    return best
+    seen = ", ".join(f"{1e3 * value:.0f} ms with {key}" for key, value in times.items())
+    print(f"torch threads: {seen}; compared with {best}")
 
 
 def main() -> None:
@@ -202,9 +203,9 @@ def main() -> None:
     names = ("jax", "flax", "torch", "transformers")
     versions = " ".join(f"{name} {version(name)}" for name in names)
     print(f"{versions} python {platform.python_version()}")
+    print(f"{jax.default_backend()}, {os.cpu_count()} cores")
     check_parity(single(), theirs, prompt)
-    threads = choose_torch_threads(lambda: theirs.decode(prompt))
-    print(f"{jax.default_backend()}, {os.cpu_count()} cores, torch uses {threads} thread(s)")
+    choose_torch_threads(lambda: theirs.decode(prompt))
     batched()
     runs = {"torch": lambda: theirs.decode(prompt), "one": single, "batch": batched}
     times = median_seconds(runs, flags.repeats)
