@@ -86,10 +86,11 @@ MISTAKES = {
         spoil=spoil_records(lambda records: records[3].update(image="../data.jsonl")),
     ),
     "missing image": Mistake(
-        ("data.jsonl:1", "0.png"), spoil=lambda folder: (folder / "images" / "0.png").unlink()
+        ("data.jsonl:", "'0.png' cannot be read"),
+        spoil=lambda folder: (folder / "images" / "0.png").unlink(),
     ),
     "unreadable image": Mistake(
-        ("data.jsonl:1", "0.png"),
+        ("data.jsonl:", "'0.png' cannot be decoded"),
         spoil=lambda folder: (folder / "images" / "0.png").write_text("<html>not found</html>"),
     ),
 }
