@@ -69,7 +69,8 @@ def test_a_signal_saves_and_leaves_with_its_exit_code(world, number):
     process.send_signal(number)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 75, output
-    assert f"{number.name}: stopped at step" in output
+    assert f"{number.name}: finishing the step" in output
+    assert "stopped at step" in output and "saved" in output
     assert "Traceback" not in output
     last = num_metric_lines(world, workdir)
     assert f"resuming at step {last} " in finish(world, workdir)

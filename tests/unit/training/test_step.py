@@ -40,6 +40,16 @@ def test_loss_falls_and_frozen_parameters_stay_bit_identical():
     assert int(setup.state.step) == 10
 
 
+def test_bfloat16_compute_and_a_tied_head_train_over_float32_masters():
+    model = tiny_model(dtype="bfloat16")
+    model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, tie_embeddings=True))
+    setup = make_setup(model, tiny_stage())
+    history = setup.run([tiny_batch(0)] * 10)
+    assert history[-1]["loss"] < history[0]["loss"] - 0.5
+    state = (setup.state.params, optax.tree.get(setup.state.opt_state, "mu"))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {np.dtype("float32")}
+
+
 def test_frozen_parameters_have_no_optimizer_state():
     setup = make_setup(tiny_model(), tiny_stage(trained=("connector",)))
     moments = optax.tree.get(setup.state.opt_state, "mu")
