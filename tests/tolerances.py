@@ -9,8 +9,10 @@ Absolute unless the name says otherwise; float32 on CPU, where matrix products a
 GOLDEN = 1e-5
 
 # Hidden states computed from pixels instead of from the reference's features: the rounding of two
-# towers (4e-7 in the features) reaches single entries of 16,000 magnified. Observed 1.05e-5.
-GOLDEN_HIDDEN_FROM_PIXELS = 2e-5
+# towers (4e-7 in the features) reaches single entries of 16,000 magnified. 5e-5 is what the golden
+# set itself states for final hidden states (its README); observed 1.1e-5 with jax 0.10 and 2.5e-5
+# with jax 0.12, whose elementary functions round otherwise.
+GOLDEN_HIDDEN_FROM_PIXELS = 5e-5
 
 # Relative L2 error of one gradient tensor. Observed below 3e-6; the reference's own float64 rerun
 # differs by up to 7e-6.
