@@ -23,23 +23,46 @@ class TokenizerConfig:
     template: Literal["metamorph_llama3", "llama3"] = "metamorph_llama3"
 
 
+Kind = Literal[
+    "conversation",
+    "image_qa",
+    "video_qa",
+    "text_to_image",
+    "pure_video",
+    "visual_thinking",
+    "image_to_image",
+]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """One LLaVA-format file.
+    """Records of one format and one kind; docs/formats.md shows each.
 
     Attributes:
-        path: `.json` (a list) or `.jsonl` (one object a line).
-        image_root: folder that the records' image paths are relative to, and may not leave.
+        path: `.json` (a list), `.jsonl`, `.parquet`, `.tar` (WebDataset), `.array_record` (a file,
+            or a pattern with `*` for shards), `tfds:NAME/SPLIT`, or `shapes:SPLIT` (built in).
+        kind: what is made of a record: `conversation` takes its turns as they are; the six others
+            are MetaMorph's, and also take raw records (a caption, a video, boxes).
+        image_root: folder that the records' media paths are relative to, and may not leave; empty:
+            the folder of the file.
         weight: how often this source is drawn relative to its size; 2 shows it twice an epoch.
+        max_count: at most this many of its records, a random choice; None: all.
+        response_format: LLaVA-1.5's request for a form of answer, put behind the first question.
+        thinking_image: `visual_thinking` only; the answer shows a `crop` of the region, or the
+            whole image with `boxes` drawn.
     """
 
     path: str
+    kind: Kind = "conversation"
     image_root: str = ""
     weight: float = 1.0
+    max_count: int | None = None
+    response_format: Literal["none", "short_answer", "option_letter", "caption", "region"] = "none"
+    thinking_image: Literal["crop", "boxes"] = "crop"
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
-        return not_positive(self, "weight")
+        return not_positive(self, "weight", "max_count")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +75,8 @@ class DataConfig:
         packing: several examples per row (segments never see each other); False: one.
         image_geometry: `square` resizes to the tower's size ignoring the aspect ratio, `pad` pads
             to a centred square of the mean colour first.
+        max_bad_fraction: of each source's records; more bad ones than this stop the run. Fewer are
+            listed in quarantine.jsonl and take part with weight zero.
         num_workers: grain processes that read images and tokenise; 0 uses threads in this process.
         prefetch_batches: batches prepared ahead.
     """
@@ -61,13 +86,16 @@ class DataConfig:
     max_images: int = 16
     packing: bool = True
     image_geometry: Literal["square", "pad"] = "square"
+    max_bad_fraction: float = 0.001
     num_workers: int = 0
     prefetch_batches: int = 2
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
-        found = [] if self.sources else ["sources is empty; name at least one .json or .jsonl file"]
+        found = [] if self.sources else ["sources is empty; name at least one data file"]
         found += not_positive(self, "max_seq_len")
+        if not 0 <= self.max_bad_fraction <= 1:
+            found.append(f"max_bad_fraction={self.max_bad_fraction} must be from 0 to 1")
         return found + negative(self, "max_images", "num_workers", "prefetch_batches")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from metamorph_jax.data.media import ImageBytes
 from metamorph_jax.errors import UserError
 
 MAX_RECORD_BYTES = 16 * 2**20
@@ -26,10 +27,13 @@ class RawTurn:
     Attributes:
         speaker: the file's word, such as "human".
         text: the file's text, in which "<image>" may stand for an image.
+        pieces: of a turn that the file already cuts up (`content` lists of `messages`): texts,
+            which are only texts, and None for each image; then `text` is not used.
     """
 
     speaker: str
     text: str
+    pieces: tuple[str | None, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,18 +41,22 @@ class Record:
     """One validated record.
 
     Attributes:
-        images: paths as written in the file, in order.
-        turns: of the conversation, at least one.
+        images: paths as written in the file, or bytes, in order.
+        turns: of the conversation; none only if the kind of the source makes them.
         extra: every other field of the record.
         file: the file it came from.
-        line: 1-based line on which it starts.
+        line: 1-based line on which it starts (row, for formats without lines).
+        video: path of a video file or of a folder of frames; or the frames themselves.
+        caption: what the image shows, of formats that pair images with captions.
     """
 
-    images: tuple[str, ...]
+    images: tuple[str | ImageBytes, ...]
     turns: tuple[RawTurn, ...]
     extra: Mapping[str, Any]
     file: str
     line: int
+    video: str | tuple[str | ImageBytes, ...] | None = None
+    caption: str | None = None
 
     @property
     def where(self) -> str:
