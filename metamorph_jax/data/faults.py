@@ -28,11 +28,13 @@ class BadSample(UserError):
 
     Attributes:
         reason: what kind of trouble.
+        sha256: of the bytes that are bad (the medium's, or the record's), if they are known.
     """
 
-    def __init__(self, reason: Reason, message: str):
+    def __init__(self, reason: Reason, message: str, sha256: str = ""):
         super().__init__(message)
         self.reason: Reason = reason
+        self.sha256 = sha256
 
     def __reduce__(self) -> tuple:
-        return BadSample, (self.reason, str(self))
+        return BadSample, (self.reason, str(self), self.sha256)
