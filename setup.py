@@ -4,6 +4,7 @@ from setuptools import find_packages, setup
 
 CORE = [
     "absl-py",
+    "av",  # PyAV, with its own FFmpeg libraries
     "clu",
     "einops",
     "flax>=0.12.8",
