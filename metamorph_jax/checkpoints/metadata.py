@@ -36,6 +36,8 @@ class CheckpointMeta:
         stage_total_steps: steps of that stage.
         data_fingerprint: of the packing plan; another one means other batches from here on.
         seed: of the run.
+        mixture: the sections of the stage's data plan (data/plan.py), each with `first_step` and
+            `weights`; empty: the recipe's weights from the beginning.
         recipe: the resolved recipe as text.
         model_fingerprint: `naming.tree_fingerprint` of the parameters.
         versions: of the libraries that wrote the checkpoint.
@@ -51,6 +53,7 @@ class CheckpointMeta:
     recipe: str
     model_fingerprint: str
     versions: dict[str, str]
+    mixture: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def to_json(self) -> str:
         """Returns the text of meta.json."""
@@ -69,8 +72,9 @@ class CheckpointMeta:
         """
         values = json.loads(text)
         check_format_version(values, where)
-        expected = {field.name: field.type for field in dataclasses.fields(cls)}
-        if values.keys() != expected.keys():
+        expected = {field.name for field in dataclasses.fields(cls)}
+        optional = {"mixture"}  # since it came, the format is the same otherwise
+        if not expected - optional <= values.keys() <= expected:
             raise UserError(
                 f"{where}: expected the fields {sorted(expected)}, found {sorted(values)}; "
                 "the file was not written by this version of metamorph_jax"

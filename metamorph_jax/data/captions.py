@@ -1,28 +1,35 @@
 """The data of a `contrastive` stage: step -> CaptionBatch.
 
-Records are those of LLaVA's pretraining: one image, asked for by the user and described by the
-assistant. The batch of step s is a pure function of (seed, s), random shifts included.
+Records are images with captions, or those of LLaVA's pretraining: one image, asked for by the user
+and described by the assistant. The batch of step s is a pure function of (seed, s), random shifts
+included.
 """
 
 import functools
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from metamorph_jax.config.schema_run import DataConfig
 from metamorph_jax.data.conversation import Image, Text, read_conversation
+from metamorph_jax.data.examples import Records
+from metamorph_jax.data.faults import BadSample
 from metamorph_jax.data.images import GREY
 from metamorph_jax.data.keyed_random import random_bits
 from metamorph_jax.data.loader import iterate_steps, process_rows
+from metamorph_jax.data.media import Media
 from metamorph_jax.data.packing import epoch_order
 from metamorph_jax.data.pipeline import check_epoch, check_sources, image_loaders, stack
-from metamorph_jax.data.records import Record, RecordFile
+from metamorph_jax.data.quarantine import Built, Finding, Quarantine
+from metamorph_jax.data.records import Record
 from metamorph_jax.data.rows import Row
 from metamorph_jax.data.tokenizer import Tokenizer
-from metamorph_jax.errors import UserError
 from metamorph_jax.typing import CaptionBatch, Integer
+
+NO_CAPTION = -1  # caption id of a row that takes no part
 
 
 class CaptionData:
@@ -38,10 +45,10 @@ class CaptionData:
         shift_pixels: each image moves by up to this many pixels in each direction; its border
             pixels fill the gap.
         pad_color: RGB of the padding if `data.image_geometry` is `pad`.
+        folder: where quarantine.jsonl is kept; None: nowhere.
 
     Raises:
-        UserError: a source cannot be read or is never shown, or a record is no pair of image and
-            caption (FILE:LINE).
+        UserError: a source cannot be read or is never shown.
     """
 
     def __init__(
@@ -55,32 +62,25 @@ class CaptionData:
         global_batch_size: int,
         shift_pixels: int = 0,
         pad_color: tuple[int, int, int] = GREY,
+        folder: Path | None = None,
     ):
         self.data, self.global_batch_size = data, global_batch_size
-        self.shift_pixels = shift_pixels
+        self.image_size, self.shift_pixels = image_size, shift_pixels
         check_sources(data)
-        self._key = f"{seed}/{stage_name}"
+        self._key, self._tokenizer = f"{seed}/{stage_name}", tokenizer
         self._loaders = image_loaders(data, image_size, pad_color)
-        self._images: list[tuple[int, str, str]] = []  # source, path, FILE:LINE
-        captions: list[str] = []
-        sizes = []
-        for source, config in enumerate(data.sources):
-            for record in RecordFile(config.path):
-                path, caption = _image_and_caption(record)
-                self._images.append((source, path, record.where))
-                captions.append(caption)
-            sizes.append(len(captions) - sum(sizes))
-        check_epoch(data, sizes)
-        self._sizes, self._weights = sizes, [source.weight for source in data.sources]
-        numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-        self._caption_ids = [numbers[caption] for caption in captions]
-        self._captions = [tokenizer.encode_text(caption)[: data.max_seq_len] for caption in numbers]
+        self._records = Records(data, self._key)
+        self._weights = [source.weight for source in data.sources]
+        check_epoch(data, self._records.sizes)
+        file = folder / "quarantine.jsonl" if folder else None
+        paths = [source.path for source in data.sources]
+        self.quarantine = Quarantine(paths, self._records.sizes, data.max_bad_fraction, file)
         self._orders: dict[int, Integer[np.ndarray, "examples"]] = {}
 
     def _order(self, epoch: int) -> Integer[np.ndarray, "examples"]:
         order = self._orders.get(epoch)
         if order is None:
-            order = epoch_order(self._sizes, self._weights, f"{self._key}/{epoch}")
+            order = epoch_order(self._records.sizes, self._weights, f"{self._key}/{epoch}")
             self._orders = dict([*self._orders.items(), (epoch, order)][-2:])
         return order
 
@@ -89,63 +89,73 @@ class CaptionData:
         epoch, position = divmod(row, len(self._order(0)))
         return int(self._order(epoch)[position])
 
-    def _build_row(self, row: int) -> Row:
+    def _build_row(self, row: int) -> tuple[Row, list[Finding]]:
         index = self._example(row)
-        source, path, where = self._images[index]
-        pixels = self._loaders[source].load(path, where)
-        ids = self._captions[self._caption_ids[index]]
+        source, where = self._records.source_of(index), self._records.where(index)
         tokens = np.zeros(self.data.max_seq_len, np.int32)
+        try:
+            media, caption = image_and_caption(self._records[index])
+            pixels = self._loaders[source].load(media, where)
+        except BadSample as error:
+            size = (self.image_size, self.image_size, 3)
+            built = {"images": np.zeros(size, np.uint8), "tokens": tokens}
+            built |= {"token_mask": tokens > 0, "caption_ids": np.int32(NO_CAPTION)}
+            return built, [Finding.of(source, where, error)]
+        ids = self._tokenizer.encode_text(caption)[: self.data.max_seq_len]
         tokens[: len(ids)] = ids
-        return {
+        built = {
             "images": shift(pixels, self.shift_pixels, f"{self._key}/shift/{row}"),
             "tokens": tokens,
             "token_mask": np.arange(self.data.max_seq_len) < len(ids),
-            "caption_ids": np.int32(self._caption_ids[index]),
+            "caption_ids": _caption_id(caption),
         }
+        return built, []
+
+    def build(self, step: int, process_index: int = 0, process_count: int = 1) -> Built:
+        """Returns this process's part of the batch of a step, and what is bad in it."""
+        rows = process_rows(step, self.global_batch_size, process_index, process_count)
+        built, findings = zip(*map(self._build_row, rows), strict=True)
+        return Built(stack(built), [finding for found in findings for finding in found])
 
     def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> CaptionBatch:
-        """Returns this process's part of the batch of a step.
-
-        Raises:
-            UserError: an image cannot be read; names it and its record.
-        """
-        rows = process_rows(step, self.global_batch_size, process_index, process_count)
-        return stack([self._build_row(row) for row in rows])
+        """Returns this process's part of the batch of a step; bad samples take no part in it."""
+        return self.build(step, process_index, process_count).batch
 
     def batches(
         self, start_step: int = 0, process_index: int = 0, process_count: int = 1
     ) -> Iterator[CaptionBatch]:
-        """Yields the batches of start_step, start_step + 1, ... without end, prepared ahead."""
+        """Yields the batches of start_step, start_step + 1, ... without end, prepared ahead.
+
+        Raises:
+            UserError: a source has more bad samples than `data.max_bad_fraction` allows.
+        """
         build = functools.partial(
-            self.batch, process_index=process_index, process_count=process_count
+            self.build, process_index=process_index, process_count=process_count
         )
-        return iterate_steps(build, start_step, self.data.num_workers, self.data.prefetch_batches)
+        steps = iterate_steps(build, start_step, self.data.num_workers, self.data.prefetch_batches)
+        return self.quarantine.sift(steps)
 
     def sample_ids(self, step: int) -> list[str]:
         """Returns FILE:LINE of all examples in the global batch of a step."""
         rows = process_rows(step, self.global_batch_size)
-        return [self._images[self._example(row)][2] for row in rows]
+        return [self._records.where(self._example(row)) for row in rows]
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of all that decides what a step sees, except the pixels of the files."""
         data = self.data
         parts = (self._key, self._weights, data.max_seq_len, data.image_geometry)
-        paths = [(source, path) for source, path, _ in self._images]
-        content = (paths, self._caption_ids, self._captions)
-        size = (self._loaders[0].size, self.global_batch_size, self.shift_pixels)
+        content = (self._records.fingerprint, self._tokenizer.fingerprint)
+        size = (self.image_size, self.global_batch_size, self.shift_pixels)
         return hashlib.sha256(repr((parts, content, size)).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """Returns counts for a dry run and for the log."""
         per_epoch = len(self._order(0))
         return {
-            "examples": len(self._images),
+            "examples": len(self._records),
             "examples_per_epoch": per_epoch,
             "steps_per_epoch": round(per_epoch / self.global_batch_size, 2),
-            "images": len({(source, path) for source, path, _ in self._images}),
-            "captions": len(self._captions),
-            "longest_caption_tokens": max(map(len, self._captions)),
         }
 
 
@@ -162,7 +172,20 @@ def shift(
     return padded[down : down + height, right : right + width]
 
 
-def _image_and_caption(record: Record) -> tuple[str, str]:
+def _caption_id(caption: str) -> np.int32:
+    """Returns a number that equal captions share; others do not, but once in 2^31 pairs."""
+    digest = hashlib.sha256(caption.encode()).digest()
+    return np.int32(int.from_bytes(digest[:4], "little") >> 1)
+
+
+def image_and_caption(record: Record) -> tuple[Media, str]:
+    """Returns the one image of a record and what is said of it.
+
+    Raises:
+        BadSample: the record is no such pair.
+    """
+    if record.caption is not None and len(record.images) == 1:
+        return record.images[0], record.caption.strip()
     conversation = read_conversation(record)
     texts = [
         part.text
@@ -172,15 +195,16 @@ def _image_and_caption(record: Record) -> tuple[str, str]:
         if isinstance(part, Text)
     ]
     in_question = [
-        part.path
+        part.media
         for turn in conversation.turns
         if not turn.is_answer
         for part in turn.parts
         if isinstance(part, Image)
     ]
     if len(texts) != 1 or len(in_question) != 1 or len(record.images) != 1:
-        raise UserError(
+        raise BadSample(
+            "wrong_conversation",
             f"{record.where}: the record is no pair of image and caption; expected one image, in "
-            "the user's turn, and one answer of text"
+            "the user's turn, and one answer of text",
         )
     return in_question[0], texts[0].strip()

@@ -1,39 +1,34 @@
 """The data of a VPiT stage: step -> Batch.
 
-Reads and tokenises the sources once, plans each epoch (`packing.py`), and builds batches
-(`rows.py`) ahead of the training loop (`loader.py`). The batch of step s holds rows
-[s * B, (s + 1) * B) of the epochs laid end to end, so it is a pure function of (seed, s): hosts,
-workers and resuming do not change it.
+Sources are opened and measured (`examples.py`, `example_table.py`), every epoch's rows are planned
+ahead (`plan.py`), and batches are built from the plan (`rows.py`) ahead of the training loop
+(`loader.py`). The batch of step s is a pure function of (seed, s): hosts, workers and resuming do
+not change it.
 """
 
 import functools
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from metamorph_jax.config.schema_run import DataConfig, SourceConfig
-from metamorph_jax.data.conversation import Conversation
-from metamorph_jax.data.example_store import ExampleStore, read_examples
+from metamorph_jax.data.example_table import OnProgress, load_or_measure
+from metamorph_jax.data.examples import Examples, Records
+from metamorph_jax.data.faults import BadSample
 from metamorph_jax.data.images import GREY, ImageLoader
 from metamorph_jax.data.loader import iterate_steps, process_rows
-from metamorph_jax.data.packing import (
-    WINDOW,
-    Plan,
-    cut_example,
-    epoch_order,
-    num_shown,
-    pack_rows,
-)
-from metamorph_jax.data.rows import Row, build_row
-from metamorph_jax.data.templates import TEMPLATES, Example, render_example
+from metamorph_jax.data.packing import num_shown
+from metamorph_jax.data.plan import RowShape, Section, StagePlan, continue_sections
+from metamorph_jax.data.quarantine import Built, Finding, Quarantine
+from metamorph_jax.data.rows import Row, blank_example, build_row
+from metamorph_jax.data.templates import Example
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.errors import UserError
 from metamorph_jax.typing import Batch
-
-_KEPT_PLANS = 4
 
 
 class TrainingData:
@@ -49,9 +44,13 @@ class TrainingData:
         stage_name: stages with other names see other orders.
         global_batch_size: B, rows per step over all processes.
         pad_color: RGB of the padding if `data.image_geometry` is `pad`.
+        folder: where the table, the plan and quarantine.jsonl are kept; None: nowhere.
+        start_step: at which the stage goes on, if `sections` are given.
+        sections: of the mixture, as far as they are known from before.
+        on_progress: told how many examples of how many are measured.
 
     Raises:
-        UserError: a source cannot be read, holds a bad record (FILE:LINE), or is never shown.
+        UserError: a source cannot be read, holds too many bad records, or is never shown.
     """
 
     def __init__(
@@ -66,68 +65,52 @@ class TrainingData:
         stage_name: str,
         global_batch_size: int,
         pad_color: tuple[int, int, int] = GREY,
+        folder: Path | None = None,
+        start_step: int = 0,
+        sections: Sequence[Section] = (),
+        on_progress: OnProgress | None = None,
     ):
         self.data, self.tokenizer = data, tokenizer
         self.image_size, self.num_visual_tokens = image_size, num_visual_tokens
-        self.template = TEMPLATES[template]
         self.global_batch_size = global_batch_size
         self._key = f"{seed}/{stage_name}"
         check_sources(data)
-        self._num_cut = 0
-        self._store = ExampleStore(
-            read_examples(source.path, self._render) for source in data.sources
-        )
-        self._weights = [source.weight for source in data.sources]
-        check_epoch(data, self._store.sizes)
+        records = Records(data, self._key)
         self._loaders = image_loaders(data, image_size, pad_color)
-        self._plans: dict[int, Plan] = {}
-        self._first_rows = [0]  # of each epoch, as far as epochs are planned
-
-    def _render(self, conversation: Conversation) -> Example:
-        example = render_example(
-            conversation, self.template, self.tokenizer, self.num_visual_tokens
+        self._examples = Examples(
+            records, self._loaders, data, tokenizer, template, num_visual_tokens
         )
-        cut = cut_example(example, self.data.max_seq_len, self.data.max_images)
-        self._num_cut += cut is not example
-        return cut
+        self.table = load_or_measure(self._examples, folder, data.num_workers, on_progress)
+        file = folder / "quarantine.jsonl" if folder else None
+        paths = [source.path for source in data.sources]
+        self.quarantine = Quarantine(paths, records.sizes, data.max_bad_fraction, file)
+        self.quarantine.add(self.table.findings)
+        weights = [source.weight for source in data.sources]
+        self.plan = StagePlan(
+            self.table,
+            records.sizes,
+            continue_sections(sections, start_step, weights),
+            RowShape(data.max_seq_len, data.max_images, data.packing),
+            self._key,
+            global_batch_size,
+            self.fingerprint,
+            folder,
+        )
+        check_epoch(data, self.plan.usable_sizes)
 
-    def plan(self, epoch: int) -> Plan:
-        """Returns which examples share a row in an epoch."""
-        plan = self._plans.get(epoch)
-        if plan is None:
-            store, data = self._store, self.data
-            order = epoch_order(store.sizes, self._weights, f"{self._key}/{epoch}")
-            plan = pack_rows(
-                order,
-                store.lengths,
-                store.num_images,
-                data.max_seq_len,
-                data.max_images,
-                window=WINDOW if data.packing else 0,
-            )
-            # Threads may plan the same epoch twice; they store the same plan.
-            self._plans = dict([*self._plans.items(), (epoch, plan)][-_KEPT_PLANS:])
-        return plan
-
-    def _row_examples(self, row: int) -> list[int]:
-        """Returns the example numbers of a row, counted through all epochs."""
-        first_rows = self._first_rows
-        while first_rows[-1] <= row:
-            first_rows = [*first_rows, first_rows[-1] + len(self.plan(len(first_rows) - 1))]
-        self._first_rows = first_rows
-        epoch = int(np.searchsorted(first_rows, row, side="right")) - 1
-        return self.plan(epoch)[row - first_rows[epoch]].tolist()
-
-    def _build_row(self, row: int) -> Row:
-        indices = self._row_examples(row)
-        examples = [self._store[index] for index in indices]
-        loaders = [self._loaders[self._store.source_of(index)] for index in indices]
-        images = [
-            loader.load(path, example.where)
-            for loader, example in zip(loaders, examples, strict=True)
-            for path in example.images
-        ]
-        return build_row(
+    def _build_row(self, row: int) -> tuple[Row, list[Finding]]:
+        examples, images, findings = [], [], []
+        for index in self.plan.row(row):
+            try:
+                example, pixels = self._load(index)
+            except BadSample as error:
+                example, pixels = blank_example(int(self.table.rows["length"][index])), []
+                records = self._examples.records
+                source, where = records.source_of(index), records.where(index)
+                findings.append(Finding.of(source, where, error))
+            examples.append(example)
+            images += pixels
+        built = build_row(
             examples,
             images,
             max_seq_len=self.data.max_seq_len,
@@ -135,16 +118,30 @@ class TrainingData:
             num_visual_tokens=self.num_visual_tokens,
             image_size=self.image_size,
         )
+        return built, findings
+
+    def _load(self, index: int) -> tuple[Example, list]:
+        """Returns an example as it was measured, and its pixels."""
+        example = self.example(index)
+        measured = self.table.rows[index]
+        if (len(example), len(example.images)) != (measured["length"], measured["num_images"]):
+            raise BadSample(
+                "malformed_record",
+                f"{example.where}: the record has changed since the data was measured; "
+                "start the run again when nobody writes to the file",
+            )
+        loader = self._loaders[self._examples.records.source_of(index)]
+        return example, loader.load_all(example.images, example.where)
+
+    def build(self, step: int, process_index: int = 0, process_count: int = 1) -> Built:
+        """Returns this process's rows of a step, and what is bad in them."""
+        rows = self._rows(step, process_index, process_count)
+        built, findings = zip(*map(self._build_row, rows), strict=True)
+        return Built(stack(built), [finding for found in findings for finding in found])
 
     def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> Batch:
-        """Returns this process's rows of a step.
-
-        Raises:
-            UserError: an image cannot be read; names it and its record.
-        """
-        return stack(
-            [self._build_row(row) for row in self._rows(step, process_index, process_count)]
-        )
+        """Returns this process's rows of a step; the places of bad samples are empty."""
+        return self.build(step, process_index, process_count).batch
 
     def _rows(self, step: int, process_index: int = 0, process_count: int = 1) -> range:
         return process_rows(step, self.global_batch_size, process_index, process_count)
@@ -154,73 +151,64 @@ class TrainingData:
     ) -> Iterator[Batch]:
         """Yields the batches of start_step, start_step + 1, ... without end, prepared ahead.
 
-        Close the iterator (or drop it) to end its threads or worker processes.
+        Bad samples are put into quarantine when the step that has them is reached. Close the
+        iterator (or drop it) to end its threads or worker processes.
 
         Raises:
-            UserError: an image cannot be read; raised at the step that needs it.
+            UserError: a source has more bad samples than `data.max_bad_fraction` allows.
         """
         build = functools.partial(
-            self.batch, process_index=process_index, process_count=process_count
+            self.build, process_index=process_index, process_count=process_count
         )
-        return iterate_steps(build, start_step, self.data.num_workers, self.data.prefetch_batches)
+        steps = iterate_steps(build, start_step, self.data.num_workers, self.data.prefetch_batches)
+        return self.quarantine.sift(steps)
 
     def sample_ids(self, step: int) -> list[str]:
         """Returns FILE:LINE of all examples in the global batch of a step, row after row."""
-        indices = [index for row in self._rows(step) for index in self._row_examples(row)]
-        return [self._store.where(index) for index in indices]
+        indices = [index for row in self._rows(step) for index in self.plan.row(row)]
+        return [self._examples.records.where(index) for index in indices]
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of all that decides what a step sees, except the pixels of the images."""
+        """A hash of all that decides what a step sees, except the mixture and the pixels."""
         data = self.data
         shape = (data.max_seq_len, data.max_images, data.packing, data.image_geometry)
-        parts = (self._key, self._weights, shape, self.image_size, self.global_batch_size)
-        text = f"{parts}/{self._store.fingerprint}/{self.plan(0).fingerprint}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        parts = (self._key, shape, self.image_size, self.global_batch_size)
+        return hashlib.sha256(f"{parts}/{self._examples.fingerprint}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """Returns counts for a dry run and for the log; those of an epoch are of the first one."""
-        plan, store = self.plan(0), self._store
-        shown = plan.examples
-        tokens = int(store.lengths[shown].sum())
+        plan, table = self.plan.epoch(0, len(self.plan.sections) - 1), self.table
+        shown = table.rows[plan.examples]
+        tokens = int(shown["length"].sum(dtype=np.int64))
         return {
-            "examples": len(store),
+            "examples": len(table),
             "examples_per_epoch": len(shown),
             "rows_per_epoch": len(plan),
             "steps_per_epoch": round(len(plan) / self.global_batch_size, 2),
             "tokens_per_epoch": tokens,
             "fill_fraction": round(tokens / (len(plan) * self.data.max_seq_len), 4),
-            "images_per_epoch": int(store.num_images[shown].sum()),
-            "images": int(store.num_images.sum()),
-            "answer_images": store.num_answer_images,
-            "supervised_tokens": store.num_supervised,
-            "cut_examples": self._num_cut,
+            "images_per_epoch": int(shown["num_images"].sum(dtype=np.int64)),
+            "images": table.total("num_images"),
+            "answer_images": table.total("num_answer_images"),
+            "supervised_tokens": table.total("num_supervised"),
+            "cut_examples": table.total("is_cut"),
+            "bad_examples": len(table) - len(table.usable),
         }
 
     def example(self, index: int) -> Example:
-        """Returns one example, numbered through the sources in file order."""
-        return self._store[index]
-
-    def check_images(self) -> int:
-        """Reads every image of every source once; returns how many there are.
+        """Returns one example, numbered through the sources in file order.
 
         Raises:
-            UserError: the first image that cannot be read.
+            BadSample: it cannot be made.
         """
-        seen = set()
-        for index in range(len(self._store)):
-            example, loader = self._store[index], self._loaders[self._store.source_of(index)]
-            for path in example.images:
-                if (loader, path) not in seen:
-                    loader.load(path, example.where)
-                    seen.add((loader, path))
-        return len(seen)
+        return self._examples[index].example
 
 
 def check_sources(data: DataConfig) -> None:
     """Raises UserError unless there are sources and their weights show something."""
     if not data.sources:
-        raise UserError("data.sources is empty; name at least one .json or .jsonl file")
+        raise UserError("data.sources is empty; name at least one data file")
     for source in data.sources:
         if source.weight <= 0:
             raise UserError(
@@ -230,13 +218,17 @@ def check_sources(data: DataConfig) -> None:
 
 
 def check_epoch(data: DataConfig, sizes: Sequence[int]) -> None:
-    """Raises UserError if an epoch shows nothing of a source, because its weight is so small.
+    """Raises UserError if an epoch shows nothing of a source.
 
     Args:
         data: the sources.
-        sizes: examples of each.
+        sizes: usable examples of each.
     """
     for source, size in zip(data.sources, sizes, strict=True):
+        if size == 0:
+            raise UserError(
+                f"data source {source.path} has no usable example; see quarantine.jsonl"
+            )
         if num_shown(size, source.weight) == 0:
             raise UserError(
                 f"the weight of data source {source.path} is {source.weight}, which shows none of "
@@ -263,6 +255,6 @@ def image_loaders(
     return [by_root[root(source)] for source in data.sources]
 
 
-def stack(rows: list[Row]) -> Any:
+def stack(rows: Sequence[Row]) -> Any:
     """Returns rows as one dict of arrays with a leading batch dimension."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

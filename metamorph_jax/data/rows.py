@@ -62,6 +62,18 @@ def _write_segment(
     row["visual_target"][before] = np.where(example.visual_is_answer, visual_index, -1)[1:]
 
 
+def blank_example(length: int) -> Example:
+    """Returns an example that takes up `length` positions and teaches nothing."""
+    return Example(
+        tokens=np.zeros(length, np.int32),
+        supervised=np.zeros(length, np.bool_),
+        visual_index=np.full(length, -1, np.int32),
+        images=(),
+        image_is_answer=(),
+        where="",
+    )
+
+
 def empty_row(max_seq_len: int, max_images: int, image_size: int) -> Row:
     """Returns a row of padding: no segment, no target, black images."""
     integers = ("tokens", "targets", "segment_ids", "positions")

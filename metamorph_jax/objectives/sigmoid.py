@@ -26,13 +26,14 @@ def sigmoid_loss(
         text_embedding: unit length.
         temperature: factor of the cosines.
         bias: added to the scaled cosines.
-        caption_ids: equal numbers mean equal captions.
+        caption_ids: equal numbers mean equal captions; rows with a negative one take no part.
     """
     cosines = jnp.einsum("BC,AC->BA", image_embedding, text_embedding)
     logits = cosines * temperature + bias
     matches = caption_ids[:, None] == caption_ids[None, :]
     losses = -jax.nn.log_sigmoid(jnp.where(matches, logits, -logits))
-    return RowSums(jnp.sum(losses, axis=1), jnp.ones(losses.shape[0], jnp.float32))
+    counted = (caption_ids >= 0).astype(jnp.float32)
+    return RowSums(counted * jnp.sum(losses * counted, axis=1), counted)
 
 
 def reconstruction_loss(

@@ -3,8 +3,6 @@
 Memory is arithmetic, not a measurement: what the state needs is exact, activations are estimated.
 """
 
-from pathlib import Path
-
 import jax
 import numpy as np
 from clu import parameter_overview
@@ -22,6 +20,7 @@ from metamorph_jax.training.stages import (
     check_batch_divides,
     check_vocabulary,
     describe,
+    missing_sources,
     stage_data,
     stage_optimizer,
 )
@@ -119,10 +118,9 @@ def _flops(config: RunConfig, stage: StageConfig) -> float:
 def _print_sample(config: RunConfig) -> list[str]:
     """Reads all data, prints the first example of the last stage; returns what was missing."""
     missing = [
-        f"config.stages.{stage.name}.data.sources: {source.path} is no file"
+        f"config.stages.{stage.name}.data.sources: {path} is no file"
         for stage in config.stages
-        for source in stage.data.sources
-        if not Path(source.path).is_file()
+        for path in missing_sources(stage)
     ]
     try:
         tokenizer = load_tokenizer(config.tokenizer.path)

@@ -39,7 +39,7 @@ def row_counts(stage: StageConfig, batch: PyTree) -> PerRow:
     The counts depend on the batch alone, so that means over micro-batches can be taken exactly.
     """
     if stage.objective == "contrastive":
-        images = jnp.ones(batch["images"].shape[0], jnp.float32)
+        images = (batch["caption_ids"] >= 0).astype(jnp.float32)
         return {"contrastive": images, "reconstruction": images}
     text = jnp.sum(batch["loss_mask"], axis=-1, dtype=jnp.float32)
     visual = jnp.sum(batch["visual_target"] >= 0, axis=-1, dtype=jnp.float32)
@@ -70,6 +70,7 @@ def vpit_sums(module: MetaMorph, loss: LossConfig, params: PyTree, batch: Batch)
 def contrastive_sums(module: MetaMorph, params: PyTree, batch: CaptionBatch) -> PerRow:
     """Returns SigLIP's pairwise sigmoid loss and the pixel reconstruction loss, per image.
 
+    Rows without a caption (id -1) take no part.
     Source: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023, equation 1.
     """
     output = module.apply({"params": params}, batch, method="contrast")
@@ -81,4 +82,7 @@ def contrastive_sums(module: MetaMorph, params: PyTree, batch: CaptionBatch) -> 
         batch["caption_ids"],
     )
     reconstruction = reconstruction_loss(output.reconstruction, batch["images"])
-    return {"contrastive": contrastive.sum, "reconstruction": reconstruction.sum}
+    return {
+        "contrastive": contrastive.sum,
+        "reconstruction": contrastive.count * reconstruction.sum,
+    }

@@ -83,7 +83,9 @@ def train(
                 if stop or ends[index] >= last_step:
                     break
                 with phase(workdir, f"train/{config.stages[index].name}"):
-                    stage = prepare_stage(config, index, mesh, tokenizer)
+                    resumed = start.data(config.stages[index].name)
+                    folder = workdir / "data" / config.stages[index].name
+                    stage = prepare_stage(config, index, mesh, tokenizer, folder, resumed)
                     state = _enter_stage(run, stage, start, params)
                     params = run_stage(run, stage, state, stop).params
         finally:
@@ -102,8 +104,14 @@ def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> T
     recorder.waiting_for("compiling")
     saved = step
     while step < end and not stop:
-        with recorder.timer.waiting():
-            batch, work = next(batches)
+        try:
+            with recorder.timer.waiting():
+                batch, work = next(batches)
+        except UserError:  # bad data must not lose good work
+            recorder.close()
+            if saved < step:
+                _save(run, stage, state, step)
+            raise
         state, metrics = stage.train_step(state, batch)
         step += 1
         recorder.record(step, metrics, work)
@@ -151,6 +159,7 @@ def _save(run: Run, stage: Stage, state: TrainState, step: int) -> None:
         stage_total_steps=stage.config.total_steps,
         data_fingerprint=stage.data.fingerprint,
         seed=run.config.seed,
+        mixture=[dataclasses.asdict(section) for section in stage.sections],
         recipe=json.dumps(to_dict(run.config)),
         model_fingerprint=tree_fingerprint(state.params),
         versions=library_versions(),

@@ -4,8 +4,9 @@ Order: `--resume=STEP` names a checkpoint; `must` and `auto` take the newest goo
 `must` fails and `auto` starts from scratch; `never` refuses a folder that already has checkpoints,
 so that nothing is ever overwritten.
 
-A run goes on only with the recipe and the data that it began with. Naming a step is the way to
-branch off with another recipe.
+A run goes on only with the recipe and the data that it began with; but the weights of a VPiT
+stage's sources may change, which the data plan takes up from that step on (data/plan.py). Naming a
+step is the way to branch off with another recipe.
 """
 
 import dataclasses
@@ -16,13 +17,16 @@ from metamorph_jax.checkpoints.metadata import CheckpointMeta
 from metamorph_jax.checkpoints.store import CheckpointStore
 from metamorph_jax.config.loading import from_dict, to_text
 from metamorph_jax.config.schema_run import RunConfig
+from metamorph_jax.data.plan import Section
 from metamorph_jax.errors import UserError
+from metamorph_jax.training.stages import ResumedData
 
 # What may change from one start of a run to the next without changing what is computed.
 _FREE = re.compile(
     r"config\.(name|log_interval_steps|checkpoint\..*|mesh\..*|model\.\w+\.(remat|scan_unroll)"
-    r"|stages\.[^.]+\.data\.(num_workers|prefetch_batches))"
+    r"|stages\.[^.]+\.data\.(num_workers|prefetch_batches|max_bad_fraction))"
 )
+_WEIGHT = re.compile(r"config\.stages\.[^.]+\.data\.sources\.[^.]+\.weight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,16 @@ class Start:
     def restore_step(self) -> int | None:
         """What to ask the store for: the named step, or None for the newest good one."""
         return self.global_step if self.is_named else None
+
+    def data(self, stage: str) -> ResumedData:
+        """Returns where the data of a stage goes on."""
+        if self.meta is None or self.meta.stage != stage:
+            return ResumedData()
+        sections = (
+            Section(section["first_step"], tuple(section["weights"]))
+            for section in self.meta.mixture
+        )
+        return ResumedData(self.meta.stage_step, tuple(sections))
 
     def describe(self) -> str:
         """Returns one phrase for the terminal."""
@@ -124,6 +138,7 @@ def _changes(config: RunConfig, meta: CheckpointMeta, later: list[str]) -> list[
         for path in sorted(old.keys() | new.keys())
         if old.get(path) != new.get(path)
         and not _FREE.fullmatch(path)
+        and not (meta.mixture and _WEIGHT.fullmatch(path))
         and not path.startswith(ahead)
     ]
 

@@ -1,6 +1,8 @@
 """Everything one stage of a recipe needs, made from its section: data, selection, step."""
 
 import dataclasses
+import glob
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +16,11 @@ from metamorph_jax.config.schema_run import RunConfig, StageConfig
 from metamorph_jax.data.captions import CaptionData
 from metamorph_jax.data.images import pad_color
 from metamorph_jax.data.pipeline import TrainingData
+from metamorph_jax.data.plan import Section
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.errors import UserError
 from metamorph_jax.metrics.flops import contrastive_flops, count_batch, model_flops
+from metamorph_jax.metrics.progress import Progress
 from metamorph_jax.models.init import abstract_params
 from metamorph_jax.ops.normalize import PIXEL_STATISTICS
 from metamorph_jax.optim.optimizer import make_optimizer
@@ -26,6 +30,23 @@ from metamorph_jax.sharding.rules import batch_sharding
 from metamorph_jax.training.state import StateLayout, state_layout
 from metamorph_jax.training.step import make_train_step
 from metamorph_jax.typing import PyTree
+
+_SILENT_SECS = 3.0
+
+
+class ResumedData(NamedTuple):
+    """Where the data of a stage goes on.
+
+    Attributes:
+        step: of the stage.
+        sections: of the mixture, as far as the checkpoint knows them.
+    """
+
+    step: int = 0
+    sections: tuple[Section, ...] = ()
+
+
+NEW_DATA = ResumedData()
 
 
 class Work(NamedTuple):
@@ -55,6 +76,11 @@ class Stage:
     layout: StateLayout
     train_step: Callable
 
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The mixture of its data, by the steps at which it changed."""
+        return self.data.plan.sections if isinstance(self.data, TrainingData) else ()
+
 
 def first_steps(config: RunConfig) -> list[int]:
     """Returns the global step at which each stage begins, and the end of the run."""
@@ -71,13 +97,33 @@ def check_stages(config: RunConfig, mesh: Mesh, tokenizer: Tokenizer) -> None:
         check_batch_divides(stage, num_batch_shards(mesh))
         selection = stage_selection(config, stage, tokenizer)
         stage_optimizer(stage, selection, abstract_params(config.model))
-        for source in stage.data.sources:
-            if not Path(source.path).is_file():
-                raise UserError(f"config.stages.{stage.name}.data: {source.path} is no file")
+        for path in missing_sources(stage):
+            raise UserError(f"config.stages.{stage.name}.data: {path} is no file")
 
 
-def prepare_stage(config: RunConfig, index: int, mesh: Mesh, tokenizer: Tokenizer) -> Stage:
+def missing_sources(stage: StageConfig) -> list[str]:
+    """Returns the data files of a stage that are not there; built-in sources always are."""
+    paths = [source.path for source in stage.data.sources]
+    return [path for path in paths if ":" not in path and not glob.glob(path)]
+
+
+def prepare_stage(
+    config: RunConfig,
+    index: int,
+    mesh: Mesh,
+    tokenizer: Tokenizer,
+    folder: Path | None = None,
+    resumed: ResumedData = NEW_DATA,
+) -> Stage:
     """Returns stage `index` of the recipe on `mesh`; allocates no arrays.
+
+    Args:
+        config: the recipe.
+        index: of the stage.
+        mesh: of devices.
+        tokenizer: of the run.
+        folder: where the stage's data plan is kept; None: nowhere.
+        resumed: where its data goes on.
 
     Raises:
         UserError: data is missing or malformed.
@@ -89,7 +135,7 @@ def prepare_stage(config: RunConfig, index: int, mesh: Mesh, tokenizer: Tokenize
     return Stage(
         config=stage,
         first_step=first_steps(config)[index],
-        data=stage_data(config, stage, tokenizer),
+        data=stage_data(config, stage, tokenizer, folder, resumed),
         selection=selection,
         optimizer=optimizer,
         layout=layout,
@@ -98,9 +144,13 @@ def prepare_stage(config: RunConfig, index: int, mesh: Mesh, tokenizer: Tokenize
 
 
 def stage_data(
-    config: RunConfig, stage: StageConfig, tokenizer: Tokenizer
+    config: RunConfig,
+    stage: StageConfig,
+    tokenizer: Tokenizer,
+    folder: Path | None = None,
+    resumed: ResumedData = NEW_DATA,
 ) -> TrainingData | CaptionData:
-    """Returns the source of a stage's batches."""
+    """Returns the source of a stage's batches; see `prepare_stage`."""
     mean, _ = PIXEL_STATISTICS[config.model.vision.family]
     if stage.objective == "contrastive":
         return CaptionData(
@@ -112,8 +162,10 @@ def stage_data(
             global_batch_size=stage.global_batch_size,
             shift_pixels=stage.shift_pixels,
             pad_color=pad_color(mean),
+            folder=folder,
         )
-    return TrainingData(
+    progress = ReadingProgress(stage.name)
+    data = TrainingData(
         stage.data,
         tokenizer,
         config.tokenizer.template,
@@ -123,7 +175,39 @@ def stage_data(
         stage_name=stage.name,
         global_batch_size=stage.global_batch_size,
         pad_color=pad_color(mean),
+        folder=folder,
+        start_step=resumed.step,
+        sections=resumed.sections,
+        on_progress=progress,
     )
+    progress.close()
+    data.plan.prepare(stage.total_steps)
+    return data
+
+
+class ReadingProgress:
+    """A progress line for measuring a stage's data; silent if that takes no time.
+
+    Args:
+        stage: its name.
+    """
+
+    def __init__(self, stage: str):
+        self._stage, self._begin = stage, time.monotonic()
+        self._progress: Progress | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Takes note of `done` examples of `total`."""
+        if self._progress is None and time.monotonic() - self._begin > _SILENT_SECS:
+            label = f"{self._stage}: reading the data,"
+            self._progress = Progress(total, "example", log_interval=100_096, label=label)
+        if self._progress is not None:
+            self._progress.update(done)
+
+    def close(self) -> None:
+        """Ends the line."""
+        if self._progress is not None:
+            self._progress.close()
 
 
 def stage_selection(config: RunConfig, stage: StageConfig, tokenizer: Tokenizer) -> Selection:

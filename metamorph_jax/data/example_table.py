@@ -1,0 +1,174 @@
+"""What rows are planned from: length, images and supervision of every example, measured once.
+
+Measuring reads and renders everything; a table is therefore kept beside the run and read again
+when the run goes on. Images are not opened.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from metamorph_jax.data.examples import Examples
+from metamorph_jax.data.faults import BadSample
+from metamorph_jax.data.loader import iterate_steps
+from metamorph_jax.data.quarantine import Finding
+from metamorph_jax.typing import Int, Shaped
+
+TABLE_VERSION = 1  # to be raised when the same records give other examples
+_CHUNK = 256  # examples measured by one call of a worker
+_ROW = np.dtype(
+    [
+        ("length", "<i4"),
+        ("num_images", "<i4"),
+        ("num_supervised", "<i4"),
+        ("num_answer_images", "<i4"),
+        ("is_cut", "?"),
+    ]
+)
+OnProgress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleTable:
+    """A line per example, in the order of their numbers.
+
+    Attributes:
+        rows: length (tokens, visual ones included; 0: bad), num_images, num_supervised (text
+            tokens), num_answer_images, is_cut.
+        findings: the bad ones, and those that had to be cut.
+    """
+
+    rows: Shaped[np.ndarray, "examples"]
+    findings: tuple[Finding, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def usable(self) -> Int[np.ndarray, "usable"]:
+        """Numbers of the examples that can be shown."""
+        return np.flatnonzero(self.rows["length"])
+
+    def total(self, name: str) -> int:
+        """Returns the sum of a column."""
+        return int(self.rows[name].sum(dtype=np.int64))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measure:
+    """Chunk number -> its rows and findings; picklable, for worker processes."""
+
+    examples: Examples
+
+    def __call__(self, chunk: int) -> tuple[Shaped[np.ndarray, "count"], list[Finding]]:
+        begin = min(chunk * _CHUNK, len(self.examples))
+        end = min(begin + _CHUNK, len(self.examples))
+        rows, findings = np.zeros(end - begin, _ROW), []
+        for index in range(begin, end):
+            rows[index - begin], finding = self._measure(index)
+            findings += [finding] * (finding is not None)
+        return rows, findings
+
+    def _measure(self, index: int) -> tuple[tuple, Finding | None]:
+        records = self.examples.records
+        source, where = records.source_of(index), records.where(index)
+        try:
+            example, is_cut = self.examples[index]
+        except BadSample as error:
+            return (0, 0, 0, 0, False), Finding.of(source, where, error)
+        row = (
+            len(example),
+            len(example.images),
+            int(example.supervised.sum()),
+            sum(example.image_is_answer),
+            is_cut,
+        )
+        message = f"{where}: cut to {len(example)} tokens and {len(example.images)} images"
+        return row, Finding(source, where, "over_long", message) if is_cut else None
+
+
+def load_or_measure(
+    examples: Examples,
+    folder: Path | None,
+    num_workers: int = 0,
+    on_progress: OnProgress | None = None,
+) -> ExampleTable:
+    """Returns the table of a stage's examples.
+
+    Args:
+        examples: to be measured.
+        folder: where the table is kept; one of the same examples is read instead of measured. None:
+            it is not kept.
+        num_workers: processes that measure; 0: threads of this one.
+        on_progress: told how many examples of how many are done.
+    """
+    fingerprint = f"{TABLE_VERSION}/{examples.fingerprint}"
+    if folder is not None and (table := _load(folder, fingerprint)) is not None:
+        return table
+    rows = np.zeros(len(examples), _ROW)
+    findings: list[Finding] = []
+    for begin, (measured, found) in _measured_chunks(examples, num_workers):
+        rows[begin : begin + len(measured)] = measured
+        findings += found
+        if on_progress is not None:
+            on_progress(begin + len(measured), len(examples))
+    table = ExampleTable(rows, tuple(findings))
+    if folder is not None:
+        _save(folder, fingerprint, table)
+    return table
+
+
+def _measured_chunks(examples: Examples, num_workers: int) -> Iterator[tuple[int, tuple]]:
+    num_chunks = -(-len(examples) // _CHUNK)
+    if num_chunks <= 4:  # not worth a thread
+        measure = _Measure(examples)
+        yield from ((chunk * _CHUNK, measure(chunk)) for chunk in range(num_chunks))
+        return
+    chunks = iterate_steps(_Measure(examples), 0, num_workers, prefetch_batches=4)
+    for chunk, measured in zip(range(num_chunks), chunks, strict=False):
+        yield chunk * _CHUNK, measured
+    chunks.close()
+
+
+def _load(folder: Path, fingerprint: str) -> ExampleTable | None:
+    """Returns the table kept in a folder, unless it is of other examples or damaged."""
+    try:
+        fields = json.loads((folder / "table.json").read_text("utf-8"))
+        if fields["fingerprint"] != fingerprint:
+            return None
+        rows = np.load(folder / "table.npy", allow_pickle=False, mmap_mode="r")
+        if rows.dtype != _ROW or len(rows) != fields["examples"]:
+            return None
+        return ExampleTable(rows, tuple(Finding(**finding) for finding in fields["findings"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _save(folder: Path, fingerprint: str, table: ExampleTable) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_array(folder / "table.npy", table.rows)
+    fields = {
+        "fingerprint": fingerprint,
+        "examples": len(table),
+        "findings": [dataclasses.asdict(finding) for finding in table.findings],
+    }
+    save_text(folder / "table.json", json.dumps(fields, ensure_ascii=False) + "\n")
+
+
+def save_array(path: Path, array: Shaped[np.ndarray, "..."]) -> None:
+    """Writes an array so that nobody ever sees half of it."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+    partial.replace(path)
+
+
+def save_text(path: Path, text: str) -> None:
+    """Writes a text so that nobody ever sees half of it."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, "utf-8")
+    partial.replace(path)

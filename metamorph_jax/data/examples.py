@@ -1,0 +1,181 @@
+"""The training examples of a stage by number, each read and rendered when it is asked for.
+
+Nothing is kept: a record is read from its source, made into a conversation (`kinds/`), rendered
+(`templates`) and cut to a row. `example_table.py` measures all of them once, so that rows can be
+planned without reading anything again.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from metamorph_jax.config.schema_run import DataConfig
+from metamorph_jax.data.conversation import Conversation
+from metamorph_jax.data.faults import BadSample
+from metamorph_jax.data.images import ImageLoader
+from metamorph_jax.data.keyed_random import random_order
+from metamorph_jax.data.kinds import make_conversation
+from metamorph_jax.data.packing import cut_example
+from metamorph_jax.data.records import Record
+from metamorph_jax.data.sources import Source, open_source
+from metamorph_jax.data.templates import TEMPLATES, Example, render_example
+from metamorph_jax.data.tokenizer import Tokenizer
+from metamorph_jax.data.video import VideoInfo, probe_video
+from metamorph_jax.typing import Int
+
+
+class Records:
+    """The records of several sources, numbered through; of each at most `max_count`.
+
+    Args:
+        data: names the sources.
+        key: of the random choice where a source has more than its `max_count`, and of what its
+            kind draws.
+
+    Attributes:
+        sizes: records of each source that take part.
+    """
+
+    def __init__(self, data: DataConfig, key: str):
+        self._key = key
+        self.configs = data.sources
+        self.sources: list[Source] = [open_source(config.path) for config in data.sources]
+        self._chosen = [
+            _choose(len(source), config.max_count, f"{key}/choice/{number}")
+            for number, (source, config) in enumerate(zip(self.sources, data.sources, strict=True))
+        ]
+        self.sizes = tuple(
+            len(source) if chosen is None else len(chosen)
+            for source, chosen in zip(self.sources, self._chosen, strict=True)
+        )
+        self._ends = np.cumsum(self.sizes)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def source_of(self, index: int) -> int:
+        """Returns the number of the source that a record comes from."""
+        return int(np.searchsorted(self._ends, index, side="right"))
+
+    def where(self, index: int) -> str:
+        """Returns FILE:LINE of a record."""
+        source, line = self._place(index)
+        return self.sources[source].where(line)
+
+    def __getitem__(self, index: int) -> Record:
+        source, line = self._place(index)
+        return self.sources[source][line]
+
+    def conversation(self, index: int, loader: ImageLoader, max_images: int) -> Conversation:
+        """Returns what the source's kind makes of a record.
+
+        Args:
+            index: of the record.
+            loader: of the source's folder; videos are looked at to know their frames.
+            max_images: a video is thinned to this many frames.
+
+        Raises:
+            BadSample: nothing can be made of the record.
+        """
+        source, line = self._place(index)
+        record = self.sources[source][line]
+
+        def video_info(video: str) -> VideoInfo:
+            return probe_video(loader.resolve(video, record.where), record.where)
+
+        key = f"{self._key}/sample/{source}/{line}"
+        return make_conversation(record, self.configs[source], key, video_info, max_images)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Returns (source, index within it)."""
+        source = self.source_of(index)
+        within = index - int(self._ends[source]) + self.sizes[source]
+        chosen = self._chosen[source]
+        return source, within if chosen is None else int(chosen[within])
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the records and of what is made of them; the weights are not part of it."""
+        made = [
+            (config.kind, config.max_count, config.response_format, config.thinking_image)
+            for config in self.configs
+        ]
+        parts = (self._key, [source.fingerprint for source in self.sources], made)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _choose(size: int, max_count: int | None, key: str) -> Int[np.ndarray, "count"] | None:
+    """Returns which records take part, in file order; None: all."""
+    if max_count is None or size <= max_count:
+        return None
+    return np.sort(random_order(key, size)[:max_count])
+
+
+class Rendered(NamedTuple):
+    """An example, and whether it had to be cut to fit a row."""
+
+    example: Example
+    is_cut: bool
+
+
+class Examples:
+    """Records as training examples.
+
+    Args:
+        records: of the stage.
+        loaders: one per source.
+        data: shape of the rows.
+        tokenizer: of the texts.
+        template: key of `TEMPLATES`.
+        num_visual_tokens: P.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        loaders: list[ImageLoader],
+        data: DataConfig,
+        tokenizer: Tokenizer,
+        template: str,
+        num_visual_tokens: int,
+    ):
+        self.records, self.loaders = records, loaders
+        self._data, self._tokenizer, self._template = data, tokenizer, template
+        self._num_visual_tokens = num_visual_tokens
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Rendered:
+        """Returns an example that fits a row.
+
+        Raises:
+            BadSample: it cannot be made, or has nothing to learn.
+        """
+        data, loader = self._data, self.loaders[self.records.source_of(index)]
+        conversation = self.records.conversation(index, loader, data.max_images)
+        example = render_example(
+            conversation, TEMPLATES[self._template], self._tokenizer, self._num_visual_tokens
+        )
+        cut = cut_example(example, data.max_seq_len, data.max_images)
+        if not (cut.supervised.any() or any(cut.image_is_answer)):
+            raise BadSample("nothing_to_learn", _nothing_to_learn(cut, cut is not example))
+        return Rendered(cut, cut is not example)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that reaches the model, except the pixels."""
+        data = self._data
+        shape = (data.max_seq_len, data.max_images, self._num_visual_tokens)
+        parts = (self.records.fingerprint, self._tokenizer.fingerprint, self._template, shape)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _nothing_to_learn(example: Example, is_cut: bool) -> str:
+    if is_cut:
+        return (
+            f"{example.where}: what fits into a row ends before the first answer; shorten the "
+            "question or raise data.max_seq_len"
+        )
+    return f"{example.where}: there is no answer to learn; add a turn from 'gpt'"
