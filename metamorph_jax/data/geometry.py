@@ -5,6 +5,7 @@ images that are not square is kept here bit for bit. `anyres.py` says which view
 there are; `images.py` opens the files.
 """
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,8 @@ GREY = (127, 127, 127)  # pad_color of SigLIP's mean of 0.5
 # An image resized by its short side becomes as long as it is thin; above this many pixels only the
 # middle, which is all that is kept, is computed.
 _MAX_RESIZED_PIXELS = 16_000_000
+
+_BICUBIC_REACH = 3.0  # pixels that a tap may be away, one more than the filter's two
 
 Processor = Literal["siglip", "clip"]
 Kind = Literal["square", "pad"]
@@ -106,11 +109,40 @@ def _process(image: Image.Image, size: int, processor: Processor) -> Pixels:
         return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
     short = min(image.size)
     width, height = (int(size * side / short) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
     if width * height <= _MAX_RESIZED_PIXELS:
+        left, top = (width - size) // 2, (height - size) // 2
         resized = image.resize((width, height), Image.Resampling.BICUBIC)
         return np.array(resized.crop((left, top, left + size, top + size)))
-    # The same taps at positions that are rounded to float32.
-    across, down = image.width / width, image.height / height
-    box = (left * across, top * down, (left + size) * across, (top + size) * down)
-    return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return np.array(_middle(image, (width, height), size))
+
+
+def _middle(image: Image.Image, scaled: tuple[int, int], size: int) -> Image.Image:
+    """Returns the middle of an image resized to `scaled`, from no more of it than that takes.
+
+    The taps are those of the whole, but at positions rounded to float32: a level or two off.
+    """
+    whole = image.size
+    x_first, x_last, left, right = _reach(whole[0], scaled[0], size)
+    y_first, y_last, top, bottom = _reach(whole[1], scaled[1], size)
+    image = image.crop((x_first, y_first, x_last, y_last))
+
+    def across(part: Image.Image) -> Image.Image:
+        box = (left - x_first, 0, right - x_first, part.height)
+        return part.resize((size, part.height), Image.Resampling.BICUBIC, box=box)
+
+    def down(part: Image.Image) -> Image.Image:
+        box = (0, top - y_first, part.width, bottom - y_first)
+        return part.resize((part.width, size), Image.Resampling.BICUBIC, box=box)
+
+    # Each pass rounds to whole levels. This is the order in which Pillow makes them for the whole.
+    return across(down(image)) if whole[1] > whole[0] > size else down(across(image))
+
+
+def _reach(whole: int, scaled: int, size: int) -> tuple[int, int, float, float]:
+    """Returns (first, last, low, high) along an axis: the taps' pixels, and the middle's ends."""
+    factor = whole / scaled
+    start = (scaled - size) // 2
+    low, high = start * factor, (start + size) * factor
+    margin = math.ceil(_BICUBIC_REACH * max(factor, 1.0))
+    first, last = math.floor(low) - margin, math.ceil(high) + margin
+    return max(first, 0), min(last, whole), low, high
