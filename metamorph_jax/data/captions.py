@@ -18,8 +18,9 @@ from metamorph_jax.data.keyed_random import random_bits
 from metamorph_jax.data.loader import iterate_steps, process_rows
 from metamorph_jax.data.packing import epoch_order
 from metamorph_jax.data.pipeline import check_epoch, check_sources, image_loaders, stack
-from metamorph_jax.data.records import Record, RecordFile
+from metamorph_jax.data.records import Record
 from metamorph_jax.data.rows import Row
+from metamorph_jax.data.sources import open_source
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.errors import UserError
 from metamorph_jax.typing import CaptionBatch, Integer
@@ -65,7 +66,7 @@ class CaptionData:
         captions: list[str] = []
         sizes = []
         for source, config in enumerate(data.sources):
-            for record in RecordFile(config.path):
+            for record in open_source(config.path):
                 path, caption = _image_and_caption(record)
                 self._images.append((source, path, record.where))
                 captions.append(caption)

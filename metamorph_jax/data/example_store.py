@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from metamorph_jax.data.conversation import Conversation, read_conversation
-from metamorph_jax.data.records import RecordFile
+from metamorph_jax.data.sources import open_source
 from metamorph_jax.data.templates import Example
 from metamorph_jax.typing import Int
 
@@ -96,7 +96,7 @@ def read_examples(path: str, render: Callable[[Conversation], Example]) -> Itera
     Raises:
         UserError: the first record that is wrong, by FILE:LINE.
     """
-    for record in RecordFile(path):
+    for record in open_source(path):
         yield render(read_conversation(record))
 
 
