@@ -24,7 +24,7 @@ CORE = [
     "transformers>=5.0",
 ]
 VISUALIZER = ["diffusers>=0.42", "torch>=2.13"]  # the only PyTorch in the project
-REPORT = ["matplotlib", "scikit-learn"]
+REPORT = ["matplotlib", "scikit-learn", "scipy"]
 DEV = ["beartype", "hypothesis", "pytest", "pytest-xdist", "ruff"]
 
 setup(

@@ -58,10 +58,10 @@ def image_paths(files: Sequence[str]) -> list[str]:
     Raises:
         UserError: a file is missing, malformed, or names no image at all.
     """
-    from metamorph_jax.data.records import RecordFile
+    from metamorph_jax.data.sources import open_source
     from metamorph_jax.errors import UserError
 
-    paths = [path for file in files for record in RecordFile(file) for path in record.images]
+    paths = [path for file in files for record in open_source(file) for path in record.images]
     if not paths:
         raise UserError(f"--jsonl={','.join(files)}: no record names an image")
     return list(dict.fromkeys(paths))

@@ -67,3 +67,12 @@ DIFFUSION_SAMPLE = 2e-5
 # 2e-6 on values of order 3 and 1.
 DECODED_HIDDEN = 1e-5
 DECODED_VISUAL_TOKENS = 1e-5
+
+# Means and mixtures of patch numbers in float64, relative: what the golden set itself asks for.
+# Observed 1e-15.
+GOLDEN_MERGED_FEATURES = 1e-9
+
+# Normalised pixels against the golden set's float32, and their mean and deviation: what the golden
+# set itself asks for. Observed 3e-7 and 3e-7.
+GOLDEN_PIXELS = 2e-6
+GOLDEN_PIXEL_STATISTICS = 1e-5

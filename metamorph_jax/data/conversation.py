@@ -8,6 +8,7 @@ both into tokens.
 import dataclasses
 from typing import Literal
 
+from metamorph_jax.data.media import Media
 from metamorph_jax.data.records import Record
 from metamorph_jax.errors import UserError
 
@@ -31,9 +32,9 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """An image, by its path as written in the record."""
+    """An image of the record."""
 
-    path: str
+    media: Media
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Conversation:
     def images(self) -> tuple[str, ...]:
         """Paths of all images, in order of appearance."""
         parts = [part for turn in self.turns for part in turn.parts]
-        return tuple(part.path for part in parts if isinstance(part, Image))
+        return tuple(part.media for part in parts if isinstance(part, Image))
 
 
 def read_conversation(record: Record) -> Conversation:

@@ -1,37 +1,27 @@
-"""An image file -> uint8 pixels of the tower's size, without trusting the file.
+"""A medium of a record -> uint8 pixels of the tower's size.
 
-Paths may not leave the image folder, only plain files of five formats are opened, the header is
-checked before anything is decoded, and truncated files are refused. Normalisation with mean and
-standard deviation happens in the model, so that pixels travel as bytes.
+Files, bytes in the row, frames of videos, crops, and images with boxes drawn on them (`media.py`)
+all come out alike. `image_files.py` opens what holds them, `geometry.py` makes them the tower's
+size. Normalisation with mean and standard deviation happens in the model, so that pixels travel as
+bytes.
 """
 
 import collections
 import os
-import stat
 import threading
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from metamorph_jax.errors import UserError
-from metamorph_jax.typing import Integer
+from metamorph_jax.data import image_files
+from metamorph_jax.data.boxes import crop, draw_boxes
+from metamorph_jax.data.geometry import GREY, Kind, Pixels, Processor, fit_image, pad_color
+from metamorph_jax.data.media import Boxed, Crop, ImageBytes, Media, VideoFrame, media_key
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-MAX_PIXELS = 64_000_000
-GREY = (127, 127, 127)  # pad_color of SigLIP's mean of 0.5
+__all__ = ["GREY", "ImageLoader", "Pixels", "decode", "fit", "pad_color"]
 _CACHE_BYTES = 128 * 2**20
-
-Pixels = Integer[np.ndarray, "size size 3"]
-
-
-def pad_color(mean: tuple[float, float, float]) -> tuple[int, int, int]:
-    """Returns the colour that normalises to about zero, for padding: `mean` (RGB, 0 to 1) * 255.
-
-    **Source:** LLaVA's `expand2square`, which rounds down.
-    """
-    red, green, blue = (int(channel * 255) for channel in mean)
-    return red, green, blue
+_Key = tuple[type, str]
 
 
 class ImageLoader:
@@ -40,136 +30,145 @@ class ImageLoader:
     Attributes:
         root: folder that paths are relative to and may not leave.
         size: side of the square result, in pixels.
-        geometry: `square` resizes to size x size ignoring the aspect ratio, `pad` first pads to a
-            centred square.
+        geometry: `square` or `pad`, see `geometry.fit_image`.
         pad_color: RGB colour of the padding.
+        processor: family of the tower, which decides what `square` does; see `geometry.fit_image`.
     """
 
     def __init__(
         self,
         root: str,
         size: int,
-        geometry: Literal["square", "pad"] = "square",
+        geometry: Kind = "square",
         pad_color: tuple[int, int, int] = GREY,
+        processor: Processor = "siglip",
     ):
         self.root, self.size = root, size
-        self.geometry, self.pad_color = geometry, pad_color
+        self.geometry, self.pad_color, self.processor = geometry, pad_color, processor
         self._reset()
 
     def _reset(self) -> None:
         self._real_root = os.path.realpath(self.root)
-        self._cache: collections.OrderedDict[str, Pixels] = collections.OrderedDict()
+        self._cache: collections.OrderedDict[_Key, Pixels] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes start with an empty cache.
-        names = ("root", "size", "geometry", "pad_color")
+        names = ("root", "size", "geometry", "pad_color", "processor")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._reset()
 
-    def load(self, path: str, where: str) -> Pixels:
-        """Returns the pixels of an image (read-only: they may be shared).
+    def load(self, media: Media, where: str) -> Pixels:
+        """Returns the pixels of one medium; see `load_all`."""
+        return self.load_all([media], where)[0]
+
+    def load_all(self, medias: Sequence[Media], where: str) -> list[Pixels]:
+        """Returns the pixels of the media of a record (read-only: they may be shared).
+
+        What several of them are parts of, a video or an image, is opened once.
 
         Args:
-            path: as written in the record.
+            medias: in any order.
             where: FILE:LINE of the record, for messages.
 
         Raises:
-            UserError: the path leaves the folder, names no plain file, or the file is damaged, too
-                large or of another format; names FILE:LINE and the path.
+            BadSample: the first that cannot be loaded, with the reason; names FILE:LINE and it.
         """
+        keys = [_key(media) for media in medias]
         with self._lock:
-            if path in self._cache:
-                self._cache.move_to_end(path)
-                return self._cache[path]
-        pixels = fit(decode(self.resolve(path, where), path, where), self)
+            found = {key: self._cache[key] for key in keys if key in self._cache}
+            for key in found:
+                self._cache.move_to_end(key)
+        missing = {key: media for key, media in zip(keys, medias, strict=True) if key not in found}
+        groups: dict[_Key, dict[_Key, Media]] = {}
+        for key, media in missing.items():
+            groups.setdefault(_key(_whole(media)), {})[key] = media
+        for group in groups.values():
+            for key, image in zip(group, self._open(list(group.values()), where), strict=True):
+                found[key] = self._keep(key, self.fit(image))
+        return [found[key] for key in keys]
+
+    def _keep(self, key: _Key, pixels: Pixels) -> Pixels:
         pixels.flags.writeable = False
         with self._lock:
-            self._cache[path] = pixels
+            self._cache[key] = pixels
             while len(self._cache) * pixels.nbytes > _CACHE_BYTES:
                 self._cache.popitem(last=False)
         return pixels
+
+    def _open(self, group: Sequence[Media], where: str) -> list[Image.Image]:
+        """Returns RGB images of media that are all parts of one video or one image."""
+        first = group[0]
+        if isinstance(first, VideoFrame):
+            from metamorph_jax.data.video import read_frames
+
+            real = image_files.resolve(first.video, self._real_root, where, "video", True)
+            return read_frames(real, [frame.seconds for frame in group], where)
+        base = _whole(first)
+        name = f"{where}: image {image_files.shown(base)}"
+        image = image_files.decode(self.read_bytes(base, where), name)
+        return [_part(media, image, name) for media in group]
+
+    def read_bytes(self, media: str | ImageBytes, where: str) -> bytes:
+        """Returns the encoded image as it is stored, for hashing.
+
+        Args:
+            media: a file, or bytes in the row.
+            where: FILE:LINE of the record, for messages.
+
+        Raises:
+            BadSample: see `image_files.read_file`; the bytes are not looked into.
+        """
+        if isinstance(media, ImageBytes):
+            return media.data
+        return image_files.read_file(media, self._real_root, where)
 
     def resolve(self, path: str, where: str) -> str:
         """Returns the real path of an image inside the folder.
 
         Raises:
-            UserError: see `load`.
+            BadSample: see `image_files.resolve`.
         """
-        name = f"{where}: image {path!r}"
-        if "\0" in path or "://" in path:
-            raise UserError(f"{name} is no file name; images are local files, nothing is fetched")
-        real = os.path.realpath(os.path.join(self._real_root, path))
-        if os.path.commonpath([real, self._real_root]) != self._real_root:
-            raise UserError(
-                f"{name} lies outside its folder {self.root!r} (as written, or through a link); "
-                "move the file into the folder or set the source's image_root to one that holds it"
-            )
-        try:
-            mode = os.stat(real).st_mode
-        except OSError as error:
-            raise UserError(
-                f"{name} cannot be read, {error.strerror} (looked in {self.root!r}); "
-                "check the path and the source's image_root"
-            ) from None
-        if not stat.S_ISREG(mode):
-            raise UserError(f"{name} is no plain file; remove the record or name an image file")
-        return real
+        return image_files.resolve(path, self._real_root, where)
+
+    def fit(self, image: Image.Image) -> Pixels:
+        """Returns an RGB image of any shape at the loader's size."""
+        return fit_image(image, self.size, self.geometry, self.processor, self.pad_color)
 
 
-def decode(real_path: str, path: str, where: str) -> Image.Image:
-    """Returns a file as an upright RGB image: first frame, transparency on white, 16 bits scaled.
-
-    Args:
-        real_path: the file to open.
-        path: the name to complain about, as written in the record.
-        where: FILE:LINE of the record.
-
-    Raises:
-        UserError: the file cannot be decoded, or has more than `MAX_PIXELS`.
-    """
-    name = f"{where}: image {path!r}"
-    try:
-        with Image.open(real_path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UserError(
-                    f"{name} has {width}x{height} pixels; at most {MAX_PIXELS:,} are decoded; "
-                    "make it smaller"
-                )
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except UserError:
-        raise
-    except Exception as error:  # decoders raise almost any type on a damaged file
-        raise UserError(
-            f"{name} cannot be decoded, {error}; it must be a complete "
-            f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]} file; replace it or remove the record"
-        ) from None
+def _key(media: Media) -> _Key:
+    # With the type: a path may be spelled like the key of another kind of medium.
+    return type(media), media_key(media)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey; convert() would clip it to 8 bits
-        values = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+def _whole(media: Media) -> str | ImageBytes | VideoFrame:
+    """Returns what has to be opened for a medium: its image, or for all frames of a video, one."""
+    if isinstance(media, Crop | Boxed):
+        return media.image
+    return VideoFrame(media.video, 0.0) if isinstance(media, VideoFrame) else media
+
+
+def _part(media: Media, image: Image.Image, name: str) -> Image.Image:
+    if isinstance(media, Crop):
+        return crop(image, media.box, name)
+    return draw_boxes(image, media.boxes, name) if isinstance(media, Boxed) else image
 
 
 def fit(image: Image.Image, loader: ImageLoader) -> Pixels:
-    """Returns an image at the loader's size, resized as Hugging Face's SigLIP processor does.
+    """Returns an image at the loader's size."""
+    return loader.fit(image)
 
-    **Source:** HF transformers `SiglipImageProcessorPil` (bicubic, antialiased when shrinking); the
-    padding is that of the reference's `image_aspect_ratio=pad`.
+
+def decode(real_path: str, path: str, where: str) -> Image.Image:
+    """Returns a file as an upright RGB image; see `image_files.decode`.
+
+    Args:
+        real_path: the file to open, anywhere.
+        path: the name to complain about.
+        where: who names it.
     """
-    if loader.geometry == "pad" and image.width != image.height:
-        side = max(image.size)
-        square = Image.new("RGB", (side, side), loader.pad_color)
-        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        image = square
-    return np.array(image.resize((loader.size, loader.size), Image.Resampling.BICUBIC))
+    data = image_files.read_file(os.path.abspath(real_path), os.sep, where)
+    return image_files.decode(data, f"{where}: image {image_files.shown(path)}")

@@ -1,23 +1,23 @@
-"""Reads LLaVA-format files: `.json` (one list) and `.jsonl` (one object a line).
+"""One record of a data file: its fields, checked, whatever format they come from.
 
-A record is checked as it is read and remembers its file and line, so that every later complaint can
-name them. What its texts mean is decided in `conversation.py`, the next file to read.
+A record remembers its file and line, so that every later complaint can name them. `sources/` reads
+the files; what the texts mean is decided in `conversation.py`, the next file to read.
 """
 
+import base64
+import binascii
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+from metamorph_jax.data.faults import BadSample, Reason
 from metamorph_jax.data.media import ImageBytes
-from metamorph_jax.errors import UserError
 
-MAX_RECORD_BYTES = 16 * 2**20
 _EXPECTED = (
     'expected {"image": "a.png" (or a list, or no image), "conversations": '
     '[{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}'
 )
+_USED = ("conversations", "messages", "image", "images", "video", "caption")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,64 +65,190 @@ class Record:
 
 
 def parse_record(fields: Any, file: str, line: int) -> Record:
-    """Returns the record that decoded JSON describes.
+    """Returns the record that decoded fields describe.
+
+    Args:
+        fields: `conversations` or `messages`, `image` or `images`, `video`, `caption`: each may be
+            absent, but not all. Every other field is kept as it is.
+        file: that the fields come from.
+        line: on which they start.
 
     Raises:
-        UserError: a key is missing or a value has the wrong type; names FILE:LINE and the key.
+        BadSample: a value has the wrong type, or nothing is there; names FILE:LINE and the key.
     """
     where = f"{file}:{line}"
     if not isinstance(fields, dict):
-        raise UserError(f"{where}: the record is {_kind(fields)}; {_EXPECTED}")
-    if "conversations" not in fields:
-        found = ", ".join(map(repr, fields)) or "nothing"
-        raise UserError(f"{where}: key 'conversations' is missing (found {found}); {_EXPECTED}")
-    turns = fields["conversations"]
-    if not isinstance(turns, list) or not turns:
-        raise UserError(f"{where}: 'conversations' is {_kind(turns)}; {_EXPECTED}")
-    extra = {key: value for key, value in fields.items() if key not in ("conversations", "image")}
-    return Record(
-        images=_parse_images(fields.get("image"), where),
-        turns=tuple(_parse_turn(turn, index, where) for index, turn in enumerate(turns)),
-        extra=extra,
+        raise _bad(where, f"the record is {_kind(fields)}; {_EXPECTED}")
+    turns, inline_images = _parse_turns(fields, where)
+    images = _parse_images(fields, where)
+    if images and inline_images:
+        raise _bad(where, "images stand both in the messages and beside them; keep one")
+    record = Record(
+        images=images or inline_images,
+        turns=turns,
+        extra={key: value for key, value in fields.items() if key not in _USED},
         file=file,
         line=line,
+        video=_parse_video(fields.get("video"), where),
+        caption=_parse_caption(fields.get("caption"), where),
+    )
+    if not (turns or record.images or record.video or record.caption):
+        found = ", ".join(map(repr, fields)) or "nothing"
+        raise _bad(where, f"key 'conversations' is missing (found {found}); {_EXPECTED}")
+    return record
+
+
+def _bad(where: str, message: str, reason: Reason = "malformed_record") -> BadSample:
+    return BadSample(reason, f"{where}: {message}")
+
+
+def _is_absent(value: Any) -> bool:
+    """Whether a medium is absent, in one of the spellings that tables are exported with.
+
+    **Source:** Cambrian's loader, which takes an empty string, None, "none" and "nan" for that.
+    """
+    if isinstance(value, str):
+        return value.strip().lower() in ("", "none", "nan")
+    return value is None or value != value  # NaN is not equal to itself
+
+
+def _one_of(fields: dict[str, Any], keys: tuple[str, str], where: str) -> tuple[str, Any]:
+    """Returns (key, value) of the one key of two that is there; the first and None if none is."""
+    present = [key for key in keys if not _is_absent(fields.get(key))]
+    if len(present) > 1:
+        raise _bad(where, f"{keys[0]!r} and {keys[1]!r} are both there; keep one")
+    key = present[0] if present else keys[0]
+    return key, fields[key] if present else None
+
+
+def _parse_images(fields: dict[str, Any], where: str) -> tuple[str | ImageBytes, ...]:
+    key, value = _one_of(fields, ("image", "images"), where)
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return tuple(
+        _parse_image(item, f"{key}[{index}]" if isinstance(value, list) else key, where)
+        for index, item in enumerate(values)
     )
 
 
-def _parse_images(value: Any, where: str) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    paths = value if isinstance(value, list) else [value]
-    for path in paths:
-        if not isinstance(path, str) or not path:
-            raise UserError(
-                f"{where}: 'image' holds {_kind(path)}; expected a path or a list of paths"
-            )
-        _check_unicode(path, f"{where}: 'image'")
-    return tuple(paths)
+def _parse_image(value: Any, name: str, where: str) -> str | ImageBytes:
+    """Returns a path, or the bytes of an encoded image.
+
+    Args:
+        value: a path, bytes, {"bytes", "path"} as Hugging Face keeps images, or {"bytes_b64"}.
+        name: of the value in the record.
+        where: FILE:LINE.
+    """
+    if isinstance(value, ImageBytes):
+        return value
+    if isinstance(value, dict) and (value.keys() & {"bytes", "path", "bytes_b64"}):
+        name = value["path"] if isinstance(value.get("path"), str) and value["path"] else name
+        if value.get("bytes_b64") is not None:
+            value = _from_base64(value["bytes_b64"], name, where)
+        else:
+            value = value.get("path") if value.get("bytes") is None else value["bytes"]
+    if isinstance(value, bytes | bytearray | memoryview):
+        if not len(value):
+            raise _bad(where, f"{name!r} holds an image of no bytes", "unreadable_media")
+        return ImageBytes(bytes(value), name)
+    if not isinstance(value, str) or not value:
+        raise _bad(
+            where,
+            f"{name!r} holds {_kind(value)}; expected a path, bytes, or a list of these",
+        )
+    return _checked_text(value, f"{name!r}", where)
 
 
-def _parse_turn(turn: Any, index: int, where: str) -> RawTurn:
-    place = f"{where}: conversations[{index}]"
+def _from_base64(value: Any, name: str, where: str) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise _bad(where, f"'bytes_b64' of {name!r} is not base64") from None
+
+
+def _parse_video(value: Any, where: str) -> str | tuple[str | ImageBytes, ...] | None:
+    if _is_absent(value):
+        return None
+    if isinstance(value, list) and value:
+        return tuple(
+            _parse_image(item, f"video[{index}]", where) for index, item in enumerate(value)
+        )
+    if not isinstance(value, str):
+        raise _bad(where, f"'video' is {_kind(value)}; expected a path, or a list of frames")
+    return _checked_text(value, "'video'", where)
+
+
+def _parse_caption(value: Any, where: str) -> str | None:
+    if value is None or value != value:
+        return None
+    if not isinstance(value, str):
+        raise _bad(where, f"'caption' is {_kind(value)}; expected a string")
+    return _checked_text(value, "'caption'", where)
+
+
+def _parse_turns(
+    fields: dict[str, Any], where: str
+) -> tuple[tuple[RawTurn, ...], tuple[str | ImageBytes, ...]]:
+    """Returns the turns, and the images that stand in the turns themselves."""
+    key, turns = _one_of(fields, ("conversations", "messages"), where)
+    if turns is None:
+        return (), ()
+    if not isinstance(turns, list) or not turns:
+        raise _bad(where, f"{key!r} is {_kind(turns)}; {_EXPECTED}")
+    images: list[str | ImageBytes] = []
+    parsed = [_parse_turn(turn, f"{key}[{n}]", where, images) for n, turn in enumerate(turns)]
+    return tuple(parsed), tuple(images)
+
+
+def _parse_turn(turn: Any, place: str, where: str, images: list[str | ImageBytes]) -> RawTurn:
     if not isinstance(turn, dict):
-        raise UserError(f"{place} is {_kind(turn)}; {_EXPECTED}")
-    for key in ("from", "value"):
+        raise _bad(where, f"{place} is {_kind(turn)}; {_EXPECTED}")
+    # Tables have all columns in all rows, so a key with nothing in it is no key.
+    is_chat = turn.get("from") is None and turn.get("role") is not None
+    speaker_key, text_key = ("role", "content") if is_chat else ("from", "value")
+    for key in (speaker_key, text_key):
         if key not in turn:
-            raise UserError(f"{place} has no {key!r}; {_EXPECTED}")
-        if not isinstance(turn[key], str):
-            raise UserError(f"{place}[{key!r}] is {_kind(turn[key])}; expected a string")
-        _check_unicode(turn[key], f"{place}[{key!r}]")
-    return RawTurn(turn["from"], turn["value"])
+            raise _bad(where, f"{place} has no {key!r}; {_EXPECTED}")
+    speaker, content = turn[speaker_key], turn[text_key]
+    if not isinstance(speaker, str):
+        raise _bad(where, f"{place}[{speaker_key!r}] is {_kind(speaker)}; expected a string")
+    _checked_text(speaker, f"{place}[{speaker_key!r}]", where)
+    place = f"{place}[{text_key!r}]"
+    if is_chat and isinstance(content, list):
+        pieces = [
+            _parse_piece(piece, f"{place}[{n}]", where, images) for n, piece in enumerate(content)
+        ]
+        return RawTurn(speaker, "", tuple(pieces))
+    if not isinstance(content, str):
+        raise _bad(where, f"{place} is {_kind(content)}; expected a string")
+    return RawTurn(speaker, _checked_text(content, place, where))
 
 
-def _check_unicode(text: str, place: str) -> None:
-    """JSON can spell half a surrogate pair, which no tokenizer or file system takes."""
+def _parse_piece(piece: Any, place: str, where: str, images: list[str | ImageBytes]) -> str | None:
+    """Returns a text, or None for an image; one that stands in the piece goes to `images`."""
+    kind = piece.get("type") if isinstance(piece, dict) else None
+    if kind == "text" and isinstance(piece.get("text"), str):
+        return _checked_text(piece["text"], place, where)
+    if kind == "image":
+        if not _is_absent(piece.get("image")):
+            images.append(_parse_image(piece["image"], place, where))
+        return None
+    found = _kind(piece) if kind is None else f"of type {kind!r}"
+    raise _bad(
+        where,
+        f'{place} is {found}; expected {{"type": "text", "text": "..."}} or {{"type": "image"}}',
+    )
+
+
+def _checked_text(text: str, place: str, where: str) -> str:
+    """Returns `text`; JSON can spell half a surrogate pair, which no tokenizer takes."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(
-            f"{place} holds {text[error.start]!r}, half of a surrogate pair; write the whole one"
+        half = ascii(text[error.start])
+        raise _bad(
+            where, f"{place} holds {half}, half of a surrogate pair; write the whole one"
         ) from None
+    return text
 
 
 def _kind(value: Any) -> str:
@@ -132,118 +258,5 @@ def _kind(value: Any) -> str:
     if isinstance(value, (list, dict, str)) and not value:
         return f"an empty {'string' if isinstance(value, str) else type(value).__name__}"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a string"}
-    names |= {list: "a list", dict: "an object"}
-    return names[type(value)]
-
-
-def _decode(text: str, file: str, line: int) -> Any:
-    """Returns decoded JSON; `line` is where `text` starts."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file}:{line + error.lineno - 1}: malformed JSON, {error.msg} at column "
-            f"{error.colno}; a .jsonl file holds one complete object a line, a .json file one list"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}:{line}: JSON that cannot be read, {error}") from None
-
-
-class RecordFile:
-    """Random access to the records of one file, in file order.
-
-    A `.jsonl` file is indexed by byte offsets and read line by line, a `.json` list is decoded.
-
-    Raises:
-        UserError: the file is missing, empty, of another format or not UTF-8.
-    """
-
-    def __init__(self, path: str | Path):
-        self.path = str(path)
-        if not Path(path).is_file():
-            raise UserError(f"{self.path}: no such data file; check `path` of the data source")
-        if self.path.endswith(".jsonl"):
-            self._decoded, self._lines = None, _index_lines(self.path)
-        elif self.path.endswith(".json"):
-            self._decoded = _decode_list(self.path)
-            self._lines = []
-        else:
-            raise UserError(f"{self.path}: a data file ends in .json (one list) or .jsonl")
-        if not len(self):
-            raise UserError(f"{self.path}: the file holds no records")
-
-    def __len__(self) -> int:
-        return len(self._lines if self._decoded is None else self._decoded)
-
-    def __getitem__(self, index: int) -> Record:
-        if self._decoded is not None:
-            line, fields = self._decoded[index]
-            return parse_record(fields, self.path, line)
-        with open(self.path, "rb") as file:
-            return self._read(file, index)
-
-    def __iter__(self) -> Iterator[Record]:
-        if self._decoded is not None:
-            for line, fields in self._decoded:
-                yield parse_record(fields, self.path, line)
-            return
-        with open(self.path, "rb") as file:
-            for index in range(len(self._lines)):
-                yield self._read(file, index)
-
-    def _read(self, file: Any, index: int) -> Record:
-        line, offset = self._lines[index]
-        file.seek(offset)
-        text = _utf8(file.readline(), self.path, line)
-        return parse_record(_decode(text, self.path, line), self.path, line)
-
-
-def _index_lines(path: str) -> list[tuple[int, int]]:
-    """Returns (line number, byte offset) of every line that is not blank."""
-    index, offset = [], 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if len(line) > MAX_RECORD_BYTES:
-                raise UserError(
-                    f"{path}:{number}: the line has {len(line)} bytes; at most "
-                    f"{MAX_RECORD_BYTES} are read as one record (is this a .json list?)"
-                )
-            if line.strip():
-                index.append((number, offset))
-            offset += len(line)
-    return index
-
-
-def _decode_list(path: str) -> list[tuple[int, Any]]:
-    """Returns (line number, decoded element) of every element of a JSON list."""
-    text = _utf8(Path(path).read_bytes(), path, 1)
-    _decode(text, path, 1)  # reports malformed JSON with its line; below only places are found
-    position = len(text) - len(text.lstrip())
-    if text[position] != "[":
-        raise UserError(f"{path}:1: a .json file holds one list of records; use .jsonl for lines")
-    elements, line, counted = [], 1, 0
-    decoder = json.JSONDecoder()
-    position = _skip(text, position + 1)
-    while text[position] != "]":
-        line, counted = line + text.count("\n", counted, position), position
-        value, end = decoder.raw_decode(text, position)
-        elements.append((line, value))
-        position = _skip(text, end)
-    return elements
-
-
-def _skip(text: str, position: int) -> int:
-    """Returns the position of the next element or of the closing bracket."""
-    while text[position] in " \t\r\n,":
-        position += 1
-    return position
-
-
-def _utf8(data: bytes, path: str, line: int) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        bad_line = line + data.count(b"\n", 0, error.start)
-        raise UserError(
-            f"{path}:{bad_line}: byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
-        ) from None
+    names |= {list: "a list", dict: "an object", bytes: "bytes"}
+    return names.get(type(value), f"of type {type(value).__name__}")

@@ -188,7 +188,7 @@ def _write(
         writer.header(turn.role, template.header_break)
         for part in _stripped(turn) if template.strip else turn.parts:
             if isinstance(part, Image):
-                writer.image(part.path, turn.is_answer)
+                writer.image(part.media, turn.is_answer)
             else:
                 writer.text(part.text, turn.is_answer)
         writer.ids([tokenizer.special.end_of_turn], turn.is_answer)

@@ -99,6 +99,12 @@ class Tokenizer:
         """Returns the text of ids; special tokens are written out."""
         return self._inner.decode(list(ids), skip_special_tokens=False)
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the definition."""
+        import hashlib
+        return hashlib.sha256(self._inner.to_str().encode()).hexdigest()
+
     def __reduce__(self) -> Any:
         # Worker processes get the definition, not the cache.
         return _restore, (self._inner.to_str(), self.special)

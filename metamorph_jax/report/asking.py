@@ -13,7 +13,8 @@ from pathlib import Path
 
 from metamorph_jax.data.conversation import IMAGE_TAG, Text, Turn, read_conversation
 from metamorph_jax.data.images import ImageLoader
-from metamorph_jax.data.records import Record, RecordFile
+from metamorph_jax.data.records import Record
+from metamorph_jax.data.sources import open_source
 from metamorph_jax.decoding.generator import Generator, Prompt, Sampling
 from metamorph_jax.errors import UserError
 
@@ -63,7 +64,7 @@ def load_questions(file: Path, image_root: Path, limit: int | None = None) -> li
     Raises:
         UserError: a record is malformed, has no answer, or names an image that is not there.
     """
-    records = RecordFile(file)
+    records = open_source(file)
     count = len(records) if limit is None else min(limit, len(records))
     loader = ImageLoader(str(image_root), size=1)
     return [_question(records[i * len(records) // count], loader) for i in range(count)]

@@ -123,8 +123,15 @@ def section(title: str, *blocks: object) -> tuple[str, Html]:
     return title, join(blocks)
 
 
-def render(title: str, lead: object, sections: Sequence[tuple[str, Html]]) -> str:
-    """Returns the whole page, with links to its sections at the top."""
+def render(title: str, lead: object, sections: Sequence[tuple[str, Html]], style: str = "") -> str:
+    """Returns the whole page, with links to its sections at the top.
+
+    Args:
+        title: of the page.
+        lead: what it is about.
+        sections: see `section`.
+        style: CSS for what only this page has.
+    """
     names = [f"s{number}" for number in range(1, len(sections) + 1)]
     links = join(
         element("a", heading, href=f"#{name}")
@@ -136,6 +143,6 @@ def render(title: str, lead: object, sections: Sequence[tuple[str, Html]]) -> st
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<title>{html.escape(title)}</title><style>{_STYLE}{style}</style></head>\n"
         f"<body>{element('main', join(parts))}</body></html>\n"
     )

@@ -59,9 +59,14 @@ def stack(rows: Sequence[Picture]) -> Picture:
 def thumbnail(path: Path, side: int = 192) -> str:
     """Returns a file's image as a URI, shrunk to at most `side` pixels; small ones stay exact."""
     with Image.open(path) as opened:
-        picture = opened.convert("RGB")
+        return shrunk(opened.convert("RGB"), side)
+
+
+def shrunk(picture: Image.Image, side: int = 192) -> str:
+    """Returns an RGB image as a URI, shrunk to at most `side` pixels; small ones stay exact."""
     if max(picture.size) <= side:
         return data_uri(np.asarray(picture))
+    picture = picture.copy()
     picture.thumbnail((side, side))
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=85)

@@ -1,7 +1,7 @@
 """Curves and matrices as SVG inside data URIs, drawn by matplotlib without a display.
 
-Each plot is an `<img>` of its own, so that two of them cannot share ids. Pictures of digits are in
-`pictures.py`.
+Each plot is an `<img>` of its own, so that two of them cannot share ids. The curves of a run are
+here; `lint_plots.py` draws in the same style. Pictures of digits are in `pictures.py`.
 """
 
 import base64
@@ -14,8 +14,8 @@ import numpy as np
 
 from metamorph_jax.typing import Float, Integer
 
-_COLORS = ("#2a6f97", "#c8553d", "#588157", "#7d5ba6", "#b08900")
-_QUIET = "#5b6670"
+COLORS = ("#2a6f97", "#c8553d", "#588157", "#7d5ba6", "#b08900")
+QUIET = "#5b6670"
 _MAX_BINS = 120
 _STYLE = {
     "svg.hashsalt": "metamorph_jax",  # ids are drawn from it: the same run gives the same page
@@ -23,9 +23,9 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#9aa5ad",
-    "axes.labelcolor": _QUIET,
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
+    "axes.labelcolor": QUIET,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
@@ -36,21 +36,21 @@ _STYLE = {
 History = Sequence[Mapping[str, Any]]
 
 
-def _styled(draw: Callable[..., str]) -> Callable[..., str]:
+def styled(draw: Callable[..., str]) -> Callable[..., str]:
     """Makes a function draw in this page's style, without a screen, and leave no setting behind."""
 
     @functools.wraps(draw)
-    def styled(*arguments):
+    def draw_styled(*arguments):
         import matplotlib
 
         matplotlib.use("Agg")
         with matplotlib.rc_context(_STYLE):
             return draw(*arguments)
 
-    return styled
+    return draw_styled
 
 
-@_styled
+@styled
 def stage_curves(history: History) -> str:
     """Returns the curves of one stage: losses, cosine where there is one, gradient norm.
 
@@ -65,9 +65,9 @@ def stage_curves(history: History) -> str:
     if "grad_norm" in names:
         panels.append(("gradient norm, before clipping", ["grad_norm"], True))
     steps = _column(history, "stage_step")
-    figure, axes = _subplots(len(panels), height=2.5)
+    figure, axes = subplots(len(panels), height=2.5)
     for axis, (title, series, is_log) in zip(axes, panels, strict=True):
-        for color, name in zip(_COLORS, series, strict=False):
+        for color, name in zip(COLORS, series, strict=False):
             label = name.removesuffix("_loss").replace("_", " ")
             _draw(axis, steps, _column(history, name), color, label if len(series) > 1 else None)
         axis.set_title(title)
@@ -77,10 +77,10 @@ def stage_curves(history: History) -> str:
             axis.set_yscale("log")
         if len(series) > 1:
             axis.legend()
-    return _svg(figure)
+    return svg(figure)
 
 
-@_styled
+@styled
 def throughput_curves(history: History) -> str:
     """Returns tokens per second, MFU and data wait over the whole run."""
     panels = [
@@ -90,23 +90,23 @@ def throughput_curves(history: History) -> str:
     ]
     present = [(title, name) for title, name in panels if any(name in line for line in history)]
     steps = _column(history, "step")
-    figure, axes = _subplots(max(len(present), 1), height=2.1)
+    figure, axes = subplots(max(len(present), 1), height=2.1)
     for axis, (title, name) in zip(axes, present, strict=False):
-        _draw(axis, steps, _column(history, name), _COLORS[0], None)
+        _draw(axis, steps, _column(history, name), COLORS[0], None)
         axis.set_title(title)
         axis.set_xlabel("step of the run")
         axis.set_ylim(bottom=0)
         for first in _stage_starts(history)[1:]:
             axis.axvline(first, color="#c5ccd1", linewidth=0.8, linestyle=":")
-    return _svg(figure)
+    return svg(figure)
 
 
-@_styled
+@styled
 def confusion_matrix(
     counts: Integer[np.ndarray, "rows columns"], rows: Sequence[str], columns: Sequence[str]
 ) -> str:
     """Returns a table of counts, shaded by its share of the row; zeros are left blank."""
-    figure, axis = _pyplot().subplots(figsize=(4.6, 4.1))
+    figure, axis = pyplot().subplots(figsize=(4.6, 4.1))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
@@ -119,7 +119,7 @@ def confusion_matrix(
     axis.set_ylabel("what the scan shows")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _draw(axis, steps: Float[np.ndarray, "n"], values: Float[np.ndarray, "n"], color, label):
@@ -159,20 +159,27 @@ def _stage_starts(history: History) -> list[int]:
     return list(starts.values())
 
 
-def _subplots(count: int, height: float):
-    figure, axes = _pyplot().subplots(1, count, figsize=(9.4, height), squeeze=False)
+def subplots(count: int, height: float):
+    """Returns a figure as wide as the page, and its `count` axes side by side.
+
+    Args:
+        count: of axes.
+        height: in inches.
+    """
+    figure, axes = pyplot().subplots(1, count, figsize=(9.4, height), squeeze=False)
     return figure, axes[0]
 
 
-def _pyplot():
+def pyplot():
+    """Returns matplotlib's pyplot, which is imported only when something is drawn."""
     import matplotlib.pyplot
 
     return matplotlib.pyplot
 
 
-def _svg(figure) -> str:
+def svg(figure) -> str:
     """Returns a figure as a data URI and frees it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
-    _pyplot().close(figure)
+    pyplot().close(figure)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from metamorph_jax.data.conversation import read_conversation
-from metamorph_jax.data.records import RecordFile
+from metamorph_jax.data.sources import open_source
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,7 +61,7 @@ def test_demo_script_runs_the_commands_of_the_readme():
 def test_data_example_is_read_as_it_says(tmp_path):
     lines = [line for line in LINES if line.startswith('{"image"')]
     (tmp_path / "data.jsonl").write_text("\n".join(lines) + "\n")
-    records = RecordFile(tmp_path / "data.jsonl")
+    records = open_source(tmp_path / "data.jsonl")
     assert len(lines) == len(records) == 2
     question, answer = (read_conversation(records[index]) for index in range(2))
     assert [len(turn.parts) for turn in question.turns] == [2, 1]

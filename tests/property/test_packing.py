@@ -60,6 +60,31 @@ def test_every_example_is_in_one_row_and_fits(items, window, seed):
 
 @many
 @given(
+    items=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), min_size=1, max_size=9),
+    max_images=st.integers(3, 6),
+)
+def test_no_choice_fills_a_row_better(items, max_images):
+    """Every choice of examples beside the oldest is tried."""
+    lengths, images = (np.array(column) for column in zip(*items, strict=True))
+    plan = pack_rows(np.arange(len(items)), lengths, images, 12, max_images)
+    left = list(range(len(items)))
+    for row in (plan[number].tolist() for number in range(len(plan))):
+        assert row[0] == left[0]
+        choices = [
+            [left[0], *(index for bit, index in enumerate(left[1:]) if choice >> bit & 1)]
+            for choice in range(1 << len(left[1:]))
+        ]
+        fitting = [
+            lengths[choice].sum()
+            for choice in choices
+            if lengths[choice].sum() <= 12 and images[choice].sum() <= max_images
+        ]
+        assert lengths[row].sum() == max(fitting)
+        left = [index for index in left if index not in row]
+
+
+@many
+@given(
     sources=st.lists(st.tuples(st.integers(1, 30), st.floats(0.01, 3.0)), min_size=1, max_size=4),
     key=st.text(max_size=5),
 )

@@ -249,7 +249,7 @@ def test_cache_is_bounded(root, monkeypatch):
         Image.new("RGB", (SIZE, SIZE), (index, 0, 0)).save(root / f"{index}.png")
         loader.load(f"{index}.png", "f:1")
         assert loader.load("red.png", "f:1") is used_again
-    assert list(loader._cache) == ["3.png", "red.png"]
+    assert [path for _, path in loader._cache] == ["3.png", "red.png"]
 
 
 def test_padding_has_the_mean_colour_of_the_tower():

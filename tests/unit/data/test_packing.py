@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from metamorph_jax.data.packing import Plan, cut_example, epoch_order, pack_rows
+from metamorph_jax.data.packing import WINDOW, Plan, cut_example, epoch_order, pack_rows
 from metamorph_jax.data.templates import Example
 
 P = 2
 
 
-def pack(lengths, images=None, max_seq_len=10, max_images=4, window=64):
+def pack(lengths, images=None, max_seq_len=10, max_images=4, window=32):
     images = [0] * len(lengths) if images is None else images
     order = np.arange(len(lengths))
     plan = pack_rows(
@@ -16,21 +16,54 @@ def pack(lengths, images=None, max_seq_len=10, max_images=4, window=64):
     return [plan[row].tolist() for row in range(len(plan))]
 
 
-def test_first_row_with_room_is_taken():
-    assert pack([6, 7, 4, 3, 5]) == [[0, 2], [1, 3], [4]]
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [
+        ([6, 7, 4, 3, 5], [[0, 2], [1, 3], [4]]),
+        ([6, 3, 4, 1], [[0, 1, 3], [2]]),  # equally full with 2 alone: the older joins
+        ([5, 3, 4, 2, 1], [[0, 1, 3], [2, 4]]),
+        ([10, 10], [[0], [1]]),
+        ([1] * 12, [list(range(10)), [10, 11]]),
+        ([0, 10, 0], [[0, 1, 2]]),
+        ([], []),
+    ],
+)
+def test_rows_are_filled_best_and_oldest_first(lengths, rows):
+    assert pack(lengths) == rows
 
 
 def test_images_fill_rows_too():
     assert pack([1, 1, 1], images=[3, 2, 1]) == [[0, 2], [1]]
+    # Without its images, 1 would fill the row.
+    assert pack([6, 4, 3], images=[3, 2, 1]) == [[0, 2], [1]]
 
 
-def test_window_bounds_how_long_a_row_waits():
-    assert pack([6, 6, 6, 4], window=1) == [[0], [1], [2, 3]]
-    assert pack([6, 6, 6, 4], window=3) == [[0, 3], [1], [2]]
+def test_short_examples_fill_a_row_from_a_short_queue():
+    assert pack([2, 2, 2, 2, 2, 3], window=2) == [[0, 1, 2, 3, 4], [5]]
+
+
+def test_window_bounds_who_can_join():
+    assert pack([6, 6, 6, 4], window=2) == [[0], [1], [2, 3]]
+    assert pack([6, 6, 6, 4], window=4) == [[0, 3], [1], [2]]
 
 
 def test_window_zero_does_not_pack():
     assert pack([1, 1, 1], window=0) == [[0], [1], [2]]
+
+
+def test_what_fits_no_row_is_refused():
+    for lengths, images in (([11], [0]), ([5], [5])):
+        with pytest.raises(ValueError, match="more than 10 tokens or 4 images"):
+            pack(lengths, images)
+
+
+def test_rows_are_full_and_nobody_waits_long():
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(64 + rng.lognormal(5.3, 0.9, 5000).astype(int), 2048)
+    images = rng.integers(0, 2, 5000)
+    plan = pack_rows(np.arange(5000), lengths, images, 2048, 12)
+    assert lengths.sum() >= 0.99 * 2048 * len(plan)
+    assert np.abs(plan.examples - np.arange(5000)).max() <= 4 * WINDOW
 
 
 def test_fingerprint_tells_plans_apart():
