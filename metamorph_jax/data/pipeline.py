@@ -90,7 +90,9 @@ class TrainingData:
             self.table,
             records.sizes,
             continue_sections(sections, start_step, weights),
-            RowShape(data.max_seq_len, data.max_images, data.packing),
+            RowShape(
+                max_seq_len=data.max_seq_len, max_images=data.max_images, packing=data.packing
+            ),
             self._key,
             global_batch_size,
             self.fingerprint,

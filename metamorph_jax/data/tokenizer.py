@@ -103,6 +103,7 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """A hash of the definition."""
         import hashlib
+
         return hashlib.sha256(self._inner.to_str().encode()).hexdigest()
 
     def __reduce__(self) -> Any:

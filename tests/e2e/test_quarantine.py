@@ -1,4 +1,4 @@
-"""A run over a folder with broken files: it trains on, lists exactly those, and keeps its budget."""
+"""A run over a folder with broken files trains on, lists exactly those, keeps its budget."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""R17: ids before and after a resume are the unbroken sequence, for any mixture, cut and process."""
+"""R17: ids before and after a resume are the unbroken sequence, for any mixture and cut."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -83,7 +83,9 @@ def test_an_epoch_loses_and_repeats_nothing(run):
 
 
 @settings(deadline=None, max_examples=200)
-@given(run=runs, change=st.integers(1, STEPS), weight=st.floats(0.6, 2.5), cut=st.integers(1, STEPS))
+@given(
+    run=runs, change=st.integers(1, STEPS), weight=st.floats(0.6, 2.5), cut=st.integers(1, STEPS)
+)
 def test_a_new_mixture_begins_at_its_step_and_survives_resumes(run, change, weight, cut):
     old = make(run)
     weights = [weight for _ in run["sources"]]

@@ -1,5 +1,6 @@
 """The samples of a run are a pure function of (seed, step): cutting it anywhere is invisible."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -31,7 +32,7 @@ def world(tmp_path_factory):
 settings_of_a_run = st.fixed_dictionaries(
     {
         "weights": st.tuples(st.floats(0.3, 2.5), st.floats(0.3, 2.5)),
-        "batch": st.sampled_from([2, 4, 6]),
+        "batch": st.sampled_from([4, 8, 12]),
         "seed": st.integers(0, 3),
         "packing": st.booleans(),
     }
@@ -74,7 +75,7 @@ def test_cut_and_resumed_equals_unbroken(world, run, cut, prefetch):
 
 
 @some
-@given(run=settings_of_a_run, step=st.integers(0, STEPS), processes=st.sampled_from([1, 2]))
+@given(run=settings_of_a_run, step=st.integers(0, STEPS), processes=st.sampled_from([1, 2, 4]))
 def test_processes_see_the_same_global_batch(world, run, step, processes):
     data = make(world, run)
     shares = [make(world, run).batch(step, index, processes) for index in range(processes)]
@@ -87,17 +88,18 @@ def test_processes_see_the_same_global_batch(world, run, step, processes):
 def test_epochs_lose_and_repeat_nothing(world, run):
     """Rows of whole epochs, read step by step, show each example as often as its weight says."""
     data = make(world, run)
-    first, second = len(data.plan(0)), len(data.plan(1))
+    first, second = len(data.plan.epoch(0)), len(data.plan.epoch(1))
     num_rows = first + second
     ids, step = [], 0
     while step * run["batch"] < num_rows:
         ids += data.sample_ids(step)
         step += 1
-    total = [len(data.plan(epoch).examples) for epoch in (0, 1)]
-    where = data._store.where
+    total = [len(data.plan.epoch(epoch).examples) for epoch in (0, 1)]
     for epoch, begin in ((0, 0), (1, total[0])):
         seen = ids[begin : begin + total[epoch]]
-        assert sorted(seen) == sorted(where(index) for index in data.plan(epoch).examples.tolist())
+        assert sorted(seen) == sorted(
+            data.example(index).where for index in data.plan.epoch(epoch).examples.tolist()
+        )
 
 
 @some
@@ -122,3 +124,17 @@ def test_captions_resume_too(world, seed, cut, batch):
         for name, array in captions().batch(step).items():
             np.testing.assert_array_equal(found[name], array)
     resumed.close()
+
+
+def test_workers_change_no_id(world):
+    """The same batches with 0, 1 and 4 worker processes."""
+    run = {"weights": (1.0, 1.5), "batch": 4, "seed": 0, "packing": True}
+    expected = [make(world, run).batch(step) for step in range(3, 7)]
+    for num_workers in (0, 1, 4):
+        data = make(world, run)
+        data.data = dataclasses.replace(data.data, num_workers=num_workers)
+        batches = data.batches(3)
+        for found, batch in zip(batches, expected, strict=False):
+            for name, array in batch.items():
+                np.testing.assert_array_equal(found[name], array)
+        batches.close()

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from metamorph_jax.config.schema_run import DataConfig, SourceConfig
-from metamorph_jax.data.captions import CaptionData, shift
+from metamorph_jax.data.captions import NO_CAPTION, CaptionData, shift
 from metamorph_jax.errors import UserError
 from tests.data_files import small_tokenizer, write_images, write_jsonl
 
@@ -114,9 +114,6 @@ def test_describe_and_fingerprint(dataset, tokenizer):
         "examples": 7,
         "examples_per_epoch": 7,
         "steps_per_epoch": 1.17,
-        "images": 7,
-        "captions": 5,
-        "longest_caption_tokens": max(len(tokenizer.encode_text(text)) for text in CAPTIONS),
     }
     assert data.fingerprint == make(dataset, tokenizer, num_workers=1).fingerprint
     assert data.fingerprint != make(dataset, tokenizer, shift_pixels=1).fingerprint
@@ -135,7 +132,19 @@ def test_describe_and_fingerprint(dataset, tokenizer):
 def test_only_pairs_are_taken(fields, tmp_path, tokenizer):
     path = write_jsonl(tmp_path / "bad.jsonl", [fields])
     with pytest.raises(UserError, match=r"bad\.jsonl:1: the record is no pair"):
-        make(path, tokenizer)
+        next(make(path, tokenizer).batches())
+
+
+def test_bad_pairs_take_no_part(dataset, tokenizer, tmp_path):
+    records = [caption_record("a.png", "<image>", "hello")] + [
+        caption_record(f"{index}.png", text) for index, text in enumerate(CAPTIONS)
+    ]
+    path = write_jsonl(dataset.parent / "some_bad.jsonl", records)
+    data = make(path, tokenizer, max_bad_fraction=0.5)
+    batch = next(data.batches())
+    empty = [where.endswith(":1") for where in data.sample_ids(0)]
+    assert (batch["caption_ids"] == NO_CAPTION).tolist() == empty
+    assert not batch["images"][empty].any() and not batch["token_mask"][empty].any()
 
 
 def test_a_source_that_is_never_shown_is_refused(dataset, tokenizer):
@@ -147,5 +156,5 @@ def test_a_source_that_is_never_shown_is_refused(dataset, tokenizer):
 def test_fingerprint_is_computed_once(dataset, tokenizer, monkeypatch):
     data = make(dataset, tokenizer)
     first = data.fingerprint
-    monkeypatch.setattr(data, "_images", None)  # nothing left to read
+    monkeypatch.setattr(data, "_records", None)  # nothing left to read
     assert data.fingerprint == first

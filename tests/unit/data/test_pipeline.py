@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from metamorph_jax.config.schema_run import DataConfig, SourceConfig
+from metamorph_jax.data.examples import Examples
 from metamorph_jax.data.pipeline import TrainingData
 from metamorph_jax.errors import UserError
 from tests.data_files import small_tokenizer, write_dataset, write_jsonl
@@ -23,7 +24,9 @@ def dataset(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data"), 30)
 
 
-def make(dataset, tokenizer, *, seed=0, stage_name="vpit", batch=BATCH, weight=1.0, **fields):
+def make(
+    dataset, tokenizer, *, seed=0, stage_name="vpit", batch=BATCH, weight=1.0, folder=None, **fields
+):
     sources = (SourceConfig(path=str(dataset), weight=weight),)
     data = DataConfig(**{"sources": sources, "max_seq_len": 96, "max_images": 5} | fields)
     return TrainingData(
@@ -35,6 +38,7 @@ def make(dataset, tokenizer, *, seed=0, stage_name="vpit", batch=BATCH, weight=1
         seed=seed,
         stage_name=stage_name,
         global_batch_size=batch,
+        folder=folder,
     )
 
 
@@ -61,8 +65,7 @@ def test_shapes_and_types(training_data):
 def test_images_are_those_of_the_records(training_data, dataset):
     """Each image's colour tells its file, each row's sample ids tell its records."""
     batch, ids = training_data.batch(1), iter(training_data.sample_ids(1))
-    store = training_data._store
-    by_where = {store.where(index): store[index] for index in range(len(store))}
+    by_where = {example.where: example for example in map(training_data.example, range(30))}
     for row in range(BATCH):
         examples = [by_where[next(ids)] for _ in range(batch["segment_ids"][row].max())]
         paths = [path for example in examples for path in example.images]
@@ -72,17 +75,17 @@ def test_images_are_those_of_the_records(training_data, dataset):
 
 
 def test_an_epoch_shows_everything_once(training_data):
-    plan = training_data.plan(0)
+    plan = training_data.plan.epoch(0)
     assert sorted(plan.examples.tolist()) == list(range(30))
-    assert training_data.plan(1).fingerprint != plan.fingerprint
+    assert training_data.plan.epoch(1).fingerprint != plan.fingerprint
 
 
 def test_epochs_are_laid_end_to_end(dataset, tokenizer):
     data = make(dataset, tokenizer, batch=1)
-    first, second = len(data.plan(0)), len(data.plan(1))
+    first, second = len(data.plan.epoch(0)), len(data.plan.epoch(1))
 
     def ids(epoch, row):
-        return [data._store.where(index) for index in data.plan(epoch)[row].tolist()]
+        return [data.example(index).where for index in data.plan.epoch(epoch)[row].tolist()]
 
     assert data.sample_ids(first - 1) == ids(0, first - 1)
     assert data.sample_ids(first) == ids(1, 0)
@@ -151,32 +154,52 @@ def test_fingerprint_follows_what_a_step_sees(dataset, tokenizer, training_data,
         make(dataset, tokenizer, max_seq_len=97),
         make(dataset, tokenizer, packing=False),
         make(dataset, tokenizer, image_geometry="pad"),
-        make(dataset, tokenizer, weight=1.5),
         make(write_dataset(tmp_path / "other", 30, seed=1), tokenizer),
     ]
     prints = {other.fingerprint for other in others} | {training_data.fingerprint}
     assert len(prints) == len(others) + 1
 
 
-def test_unreadable_image_stops_with_its_name_from_any_process(tokenizer, tmp_path):
+def test_broken_images_leave_empty_places_and_are_listed(tokenizer, tmp_path):
+    whole = write_dataset(tmp_path / "whole", 8)
+    broken = write_dataset(tmp_path / "broken", 8)
+    (tmp_path / "broken" / "images" / "0.png").write_bytes(b"not an image")
+    bad = {
+        f"{broken}:{line}"
+        for line, text in enumerate(broken.read_text().splitlines(), start=1)
+        if "images/0.png" in text
+    }
+    assert 0 < len(bad) < 8
+    expected = make(whole, tokenizer)
+    for num_workers in (0, 1):
+        data = make(broken, tokenizer, num_workers=num_workers, max_bad_fraction=1.0)
+        batches = data.batches()
+        for step, batch in zip(range(3), itertools.islice(batches, 3), strict=True):
+            other = expected.batch(step)
+            ids = iter(data.sample_ids(step))
+            for row in range(BATCH):
+                for segment in range(1, batch["segment_ids"][row].max() + 1):
+                    here = other["segment_ids"][row] == segment
+                    is_bad = next(ids) in bad
+                    assert np.array_equal(batch["segment_ids"][row] == segment, here)
+                    assert (batch["loss_mask"][row] & here).any() or is_bad
+                    if is_bad:
+                        assert not batch["loss_mask"][row][here].any()
+                        assert (batch["visual_target"][row][here] == -1).all()
+        batches.close()
+        assert {finding.where for finding in data.quarantine.findings} == bad
+        assert {finding.reason for finding in data.quarantine.findings} == {"unreadable_media"}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_budget_of_nothing_stops_at_the_first_bad_image(num_workers, tokenizer, tmp_path):
     path = write_dataset(tmp_path, 8)
     for name in ("0.png", "1.png", "2.png"):
         (tmp_path / "images" / name).write_bytes(b"not an image")
-    messages = []
-    for num_workers in (0, 1):
-        batches = make(path, tokenizer, num_workers=num_workers).batches()
-        with pytest.raises(UserError) as caught:
-            list(itertools.islice(batches, 4))
-        messages.append(str(caught.value))
-    assert messages[0] == messages[1]
-    assert messages[0].startswith(f"{path}:")
-    assert "image 'images/" in messages[0] and "\n" not in messages[0]
-    with pytest.raises(UserError, match="image 'images/"):
-        make(path, tokenizer).check_images()
-
-
-def test_check_images_counts_each_file_once(training_data):
-    assert training_data.check_images() == 5
+    batches = make(path, tokenizer, num_workers=num_workers).batches()
+    with pytest.raises(UserError) as caught:
+        list(itertools.islice(batches, 4))
+    assert f"{path}:" in str(caught.value) and "image 'images/" in str(caught.value)
 
 
 def test_image_outside_its_folder_stops_the_run(tokenizer, tmp_path):
@@ -185,7 +208,31 @@ def test_image_outside_its_folder_stops_the_run(tokenizer, tmp_path):
         tmp_path / "data.jsonl", [{"image": "../secret.png", "conversations": turns}]
     )
     with pytest.raises(UserError, match=r"data\.jsonl:1: image '\.\./secret\.png' lies outside"):
-        make(path, tokenizer).batch(0)
+        next(make(path, tokenizer).batches())
+
+
+def test_bad_records_are_left_out_when_the_data_is_measured(tokenizer, tmp_path):
+    path = write_dataset(tmp_path, 8)
+    lines = path.read_text().splitlines()
+    lines[2] = "{not json"
+    lines[5] = lines[5].replace("<image>", "picture")
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="2 of the 8 records"):
+        make(path, tokenizer)
+    data = make(path, tokenizer, max_bad_fraction=0.25)
+    assert data.describe()["bad_examples"] == 2
+    shown = {where for step in range(8) for where in data.sample_ids(step)}
+    assert shown == {f"{path}:{line}" for line in (1, 2, 4, 5, 7, 8)}
+
+
+def test_the_table_is_measured_once(tokenizer, tmp_path, monkeypatch):
+    path = write_dataset(tmp_path, 8)
+    first = make(path, tokenizer, folder=tmp_path / "run")
+    monkeypatch.setattr(Examples, "__getitem__", None)  # nothing can be measured any more
+    again = make(path, tokenizer, folder=tmp_path / "run")
+    assert np.array_equal(again.table.rows, first.table.rows)
+    with pytest.raises(TypeError):
+        make(path, tokenizer, folder=tmp_path / "run", max_seq_len=50)
 
 
 def test_image_root_and_its_default(dataset, tokenizer, training_data):
@@ -194,7 +241,7 @@ def test_image_root_and_its_default(dataset, tokenizer, training_data):
     assert equal(data.batch(0), training_data.batch(0))
     elsewhere = dataclasses.replace(source, image_root=str(dataset.parent / "images"))
     with pytest.raises(UserError, match="cannot be read"):
-        make(dataset, tokenizer, sources=(elsewhere,)).check_images()
+        next(make(dataset, tokenizer, sources=(elsewhere,)).batches())
 
 
 @pytest.mark.parametrize(
@@ -220,5 +267,5 @@ def test_a_source_that_is_never_shown_is_refused(dataset, tokenizer):
 def test_fingerprint_is_computed_once(dataset, tokenizer, monkeypatch):
     data = make(dataset, tokenizer)
     first = data.fingerprint
-    monkeypatch.setattr(data, "_store", None)  # nothing left to read
+    monkeypatch.setattr(data, "_examples", None)  # nothing left to read
     assert data.fingerprint == first
