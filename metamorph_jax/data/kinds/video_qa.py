@@ -39,6 +39,13 @@ def video_qa(material: Material) -> Conversation:
         place, tag = _place(material, record.turns, IMAGE_TAG), IMAGE_TAG
     if place is None:
         place, tag = _first_question(material, record.turns), None
+    tags = sum(map(_count_images, record.turns)) - (tag == IMAGE_TAG)
+    if tags != len(record.images):
+        raise material.bad(
+            "tag_mismatch",
+            f"the conversation has {tags} {IMAGE_TAG} tag(s) beside the video's, but the record "
+            f"lists {len(record.images)} image(s); list one for each tag",
+        )
     frames = sample_frames(read_clip(material), _room(material, len(record.images)))
     turns = list(record.turns)
     turns[place], before = _insert(turns[place], tag, len(frames))
