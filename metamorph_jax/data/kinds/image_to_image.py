@@ -37,7 +37,7 @@ def image_to_image(material: Material) -> Conversation:
 def _pair(material: Material) -> tuple[str | ImageBytes, str | ImageBytes]:
     record = material.record
     images = list(record.images)
-    if "edited_image" in record.extra:
+    if record.extra.get("edited_image") is not None:
         images.append(_edited_image(material))
     if len(images) != 2:
         raise material.bad(
