@@ -4,6 +4,7 @@ from setuptools import find_packages, setup
 
 CORE = [
     "absl-py",
+    "array_record",
     "av",  # PyAV, with its own FFmpeg libraries
     "clu",
     "einops",
@@ -17,6 +18,7 @@ CORE = [
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "pillow",
+    "pyarrow",
     "safetensors",
     "tensorboardX",
     "tensorflow-datasets",

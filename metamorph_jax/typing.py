@@ -12,7 +12,7 @@ Pixels are spelled out: "B I height width 3". This module imports no array libra
 workers can use it.
 """
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from jaxtyping import Bool, Float, Int, Integer, Shaped
 
@@ -38,6 +38,8 @@ class Batch(TypedDict):
         visual_index: the row's visual token (image * P + token) that sits here, -1: none.
         visual_target: which of them the hidden state here must predict, -1: none.
         images: uint8 pixels; unused slots are zero.
+        features: instead of `images`, what the frozen encoder made of them: float32, or bfloat16
+            if the model computes in that; unused slots are zero.
     """
 
     tokens: Int[Array, "B T"]
@@ -47,7 +49,8 @@ class Batch(TypedDict):
     positions: Int[Array, "B T"]
     visual_index: Int[Array, "B T"]
     visual_target: Int[Array, "B T"]
-    images: Shaped[Array, "B I height width 3"]
+    images: NotRequired[Shaped[Array, "B I height width 3"]]
+    features: NotRequired[Float[Array, "B I P E"]]
 
 
 class CaptionBatch(TypedDict):

@@ -8,6 +8,8 @@ from typing import Literal
 
 from metamorph_jax.config.schema_model import ModelConfig, negative, not_positive
 
+_TOWER = "vision_tower"  # its name in the tree of parameters
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
@@ -75,6 +77,8 @@ class DataConfig:
         packing: several examples per row (segments never see each other); False: one.
         image_geometry: `square` resizes to the tower's size ignoring the aspect ratio, `pad` pads
             to a centred square of the mean colour first.
+        features: folder that `cache_features` wrote; its features are read instead of pixels, for
+            stages that leave the tower as it is. Empty: images are encoded as they come.
         max_bad_fraction: of each source's records; more bad ones than this stop the run. Fewer are
             listed in quarantine.jsonl and take part with weight zero.
         num_workers: grain processes that read images and tokenise; 0 uses threads in this process.
@@ -86,6 +90,7 @@ class DataConfig:
     max_images: int = 16
     packing: bool = True
     image_geometry: Literal["square", "pad"] = "square"
+    features: str = ""
     max_bad_fraction: float = 0.001
     num_workers: int = 0
     prefetch_batches: int = 2
@@ -207,7 +212,21 @@ class StageConfig:
                 f"global_batch_size={self.global_batch_size} is no multiple of "
                 f"grad_accum_steps={self.grad_accum_steps}"
             )
+        if self.data.features and self.needs_pixels:
+            found.append(
+                f"data.features={self.data.features!r}, but a contrastive stage, or one that "
+                "trains the vision tower, reads pixels: leave it empty"
+            )
         return found
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether the stage cannot do with the kept features of a frozen tower."""
+        if self.objective == "contrastive":
+            return True
+        heads = {prefix.strip("/").split("/")[0] for prefix in self.trained}
+        without = {prefix.strip("/") for prefix in self.excluded}
+        return bool(heads & {"", _TOWER}) and not without & {"", _TOWER}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

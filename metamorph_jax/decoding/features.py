@@ -1,14 +1,14 @@
-"""Visual tokens of images from a checkpoint's frozen tower, in batches.
+"""Visual tokens of image files from a checkpoint's frozen tower.
 
-For the file that `cache_features.py` writes and for reports; generation encodes its own prompts.
+For the file that the visualizer is trained on and for reports; generation encodes its own prompts.
+The tower itself is in `models/encoder.py`.
 """
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
-import jax
 import numpy as np
 
 from metamorph_jax.checkpoints.store import CheckpointStore
@@ -18,36 +18,30 @@ from metamorph_jax.config.schema_run import RunConfig
 from metamorph_jax.data.images import ImageLoader, pad_color
 from metamorph_jax.decoding.generator import find_checkpoints
 from metamorph_jax.errors import UserError
+from metamorph_jax.models.encoder import TowerEncoder
 from metamorph_jax.models.init import abstract_params
-from metamorph_jax.models.metamorph import MetaMorph
 from metamorph_jax.ops.normalize import PIXEL_STATISTICS
-from metamorph_jax.trees import flatten
-from metamorph_jax.typing import Array, Float, PyTree, Shaped
+from metamorph_jax.typing import Float, PyTree
 
 
-class Encoder:
-    """The tower with everything that happens to its tokens before anyone uses them.
+class Encoder(TowerEncoder):
+    """A tower that reads files.
 
     Args:
         config: of the model.
         tower: the part "vision_tower" of the parameters.
         geometry: of the images, as in the recipe's data (`square` or `pad`).
-        batch_size: images per call; the last batch is filled up, so there is one compilation.
+        batch_size: images per call.
     """
 
     def __init__(
         self, config: ModelConfig, tower: PyTree, geometry: str = "square", batch_size: int = 64
     ):
-        self.config, self.geometry, self._batch_size = config, geometry, batch_size
-        self._params = {"vision_tower": tower}
-
-        def encode(params: PyTree, images: Array) -> Array:
-            return MetaMorph(config).apply({"params": params}, images[:, None], method="encode")
-
-        self._encode = jax.jit(encode)
+        super().__init__(config, tower, batch_size)
+        self.geometry = geometry
 
     @classmethod
-    def load(cls, run: Path, step: int | None = None, batch_size: int = 64) -> "Encoder":
+    def load(cls, run: Path, step: int | None = None, batch_size: int = 64) -> Self:
         """Returns the tower of a run's newest intact checkpoint, or of the one at `step`.
 
         Args:
@@ -83,32 +77,7 @@ class Encoder:
         """
         vision = self.config.vision
         color = pad_color(PIXEL_STATISTICS[vision.family][0])
-        loader = ImageLoader(str(image_root), vision.image_size, self.geometry, color)
+        loader = ImageLoader(
+            str(image_root), vision.image_size, self.geometry, color, vision.family
+        )
         return self.encode((loader.load(path, where) for path in paths), len(paths))
-
-    def encode(
-        self, images: Iterable[Shaped[np.ndarray, "height width 3"]], count: int
-    ) -> Float[np.ndarray, "count P E"]:
-        """Returns the visual tokens of `count` uint8 images of the tower's size."""
-        size, batch = self.config.vision.image_size, self._batch_size
-        tokens = self.config.visual_tokens.num_tokens
-        features = np.empty((count, tokens, self.config.visual_dim), np.float32)
-        source = iter(images)
-        for start in range(0, count, batch):
-            used = min(batch, count - start)
-            pixels = np.zeros((batch, size, size, 3), np.uint8)
-            for slot in range(used):
-                pixels[slot] = next(source)
-            encoded = np.asarray(self._encode(self._params, pixels))[:used, 0]
-            features[start : start + used] = encoded
-        return features
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the tower's parameters as they are computed with: names, shapes, bytes."""
-        digest = hashlib.sha256()
-        for name, leaf in sorted(flatten(self._params).items()):
-            array = np.asarray(leaf.astype(self.config.dtype))
-            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()

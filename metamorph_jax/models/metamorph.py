@@ -25,7 +25,7 @@ from metamorph_jax.models.llama import Llama
 from metamorph_jax.models.vision_head import create_vision_head
 from metamorph_jax.models.vit import VisionTower
 from metamorph_jax.ops.gather import gather_tokens
-from metamorph_jax.ops.normalize import l2_normalize, normalize_pixels
+from metamorph_jax.ops.normalize import l2_normalize, normalize_pixels, round_to
 from metamorph_jax.ops.resample import reduce_tokens
 from metamorph_jax.sharding.rules import constrain
 from metamorph_jax.typing import Array, Batch, Bool, CaptionBatch, Float, Int, PyTree, Shaped
@@ -66,14 +66,22 @@ class MetaMorph(nn.Module):
             self.contrastive = ContrastiveHead(cfg, *types)
 
     def __call__(self, batch: Batch) -> MetaMorphOutput:
-        """Returns hidden states and features of packed rows."""
-        features = self.encode(batch["images"])
+        """Returns hidden states and features of packed rows.
+
+        Rows that bring their features skip the tower: none of it is compiled.
+        """
+        if "features" in batch:
+            features = batch["features"].astype(jnp.float32)
+        else:
+            features = self.encode(batch["images"])
         embeddings = self.embed(batch["tokens"], batch["visual_index"], self.connect(features))
         hidden = self.decode(embeddings, batch["segment_ids"], batch["positions"])
         return MetaMorphOutput(hidden, features)
 
     def encode(self, images: Shaped[Array, "B I height width 3"]) -> Float[Array, "B I P E"]:
-        """Returns the visual tokens of each image, in float32.
+        """Returns the visual tokens of each image, in float32, rounded to what `dtype` can hold.
+
+        Rounded here, they are the same whether they come from the tower or from a feature cache.
 
         Args:
             images: uint8 pixels, or floating pixels that are already normalised.
@@ -83,7 +91,7 @@ class MetaMorph(nn.Module):
         pixels = normalize_pixels(flat, cfg.vision.family)
         tokens = self.vision_tower(constrain(pixels, "batch", None, None, None))
         reduced = reduce_tokens(tokens, cfg.visual_tokens.reduction, cfg.visual_tokens.num_tokens)
-        features = self._as_visual_tokens(reduced)
+        features = round_to(self._as_visual_tokens(reduced), cfg.dtype)
         return einops.rearrange(features, "(B I) P E -> B I P E", B=images.shape[0])
 
     def connect(self, features: Float[Array, "B I P E"]) -> Float[Array, "B I P D"]:

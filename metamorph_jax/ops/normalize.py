@@ -1,8 +1,9 @@
-"""Normalisation of visual tokens and of pixels.
+"""Normalisation of visual tokens and of pixels, and rounding.
 
 Layer norms have parameters and live in `models/layers.py`.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -42,3 +43,12 @@ def normalize_pixels(
     channel_last = (1,) * (images.ndim - 1) + (3,)
     scaled = images.astype(jnp.float32) / 255.0
     return (scaled - mean.reshape(channel_last)) / std.reshape(channel_last)
+
+
+def round_to(x: Float[Array, "*batch"], dtype: str) -> Float[Array, "*batch"]:
+    """Returns float32 `x` with every value rounded to one that `dtype` can hold.
+
+    Casting there and back does not do it: the compiler may leave out a pair of casts.
+    """
+    kind = jnp.finfo(dtype)
+    return x if kind.nmant >= 23 else jax.lax.reduce_precision(x, kind.nexp, kind.nmant)

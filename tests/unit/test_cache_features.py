@@ -53,5 +53,5 @@ def test_file_holds_each_image_once_in_order(tmp_path, capsys):
 def test_files_without_images_are_refused(tmp_path):
     said = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
     (tmp_path / "text.jsonl").write_text(json.dumps({"conversations": said}) + "\n")
-    with pytest.raises(UserError, match="no record names an image"):
+    with pytest.raises(UserError, match="no record names an image file"):
         image_paths([str(tmp_path / "text.jsonl")])

@@ -1,11 +1,11 @@
 """A record's video as something that has a frame at every time: a file, a folder, or a list."""
 
 import dataclasses
-import math
 
 from metamorph_jax.data.kinds.material import Material
 from metamorph_jax.data.media import ImageBytes, Media, VideoFrame
 
+MAX_FPS = 1000.0
 MAX_FRAMES = 45  # of a sample; MetaMorph's
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".3gp")
 
@@ -58,11 +58,13 @@ def read_clip(material: Material) -> Clip:
         count = len(video)
         if not count:
             raise material.bad("malformed_record", "'video' is an empty list; expected frames")
-    fps = material.record.extra.get("fps", 1.0)
+    fps = material.record.extra.get("fps")
+    fps = 1.0 if fps is None else fps  # tables write null where there is nothing
     number = isinstance(fps, int | float) and not isinstance(fps, bool)
-    if not number or not math.isfinite(fps) or fps <= 0:
+    if not number or not 0 < fps <= MAX_FPS:  # false for NaN, too
         raise material.bad(
-            "malformed_record", f"'fps' is {fps!r}; expected frames per second, above 0"
+            "malformed_record",
+            f"'fps' is {str(fps)[:20]!r}; expected frames per second, above 0, up to {MAX_FPS:g}",
         )
     return Clip(video, count / fps, float(fps), count, isinstance(video, str))
 

@@ -6,7 +6,7 @@ from metamorph_jax.data.conversation import Conversation, Image, Text, read_conv
 from metamorph_jax.data.kinds.material import Material, images_in
 from metamorph_jax.data.media import ImageBytes
 
-# Names of the instruction in published sets: InstructPix2Pix has the second and third.
+# Names of the instruction in published sets, InstructPix2Pix's among them.
 _INSTRUCTIONS = ("instruction", "edit_prompt", "edit")
 
 
@@ -37,10 +37,8 @@ def image_to_image(material: Material) -> Conversation:
 def _pair(material: Material) -> tuple[str | ImageBytes, str | ImageBytes]:
     record = material.record
     images = list(record.images)
-    if "original_image" in record.extra and not images:
-        images.append(_image(material, "original_image"))
-    if "edited_image" in record.extra:
-        images.append(_image(material, "edited_image"))
+    if record.extra.get("edited_image") is not None:
+        images.append(_edited_image(material))
     if len(images) != 2:
         raise material.bad(
             "tag_mismatch",
@@ -50,15 +48,17 @@ def _pair(material: Material) -> tuple[str | ImageBytes, str | ImageBytes]:
     return images[0], images[1]
 
 
-def _image(material: Material, key: str) -> str | ImageBytes:
-    value: Any = material.record.extra[key]
+def _edited_image(material: Material) -> str | ImageBytes:
+    value: Any = material.record.extra["edited_image"]
     if isinstance(value, dict):  # as image columns of parquet files are stored
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) and value:
-        return ImageBytes(value, key)
+        return ImageBytes(value, "edited_image")
     if isinstance(value, ImageBytes) or (isinstance(value, str) and value):
         return value
-    raise material.bad("malformed_record", f"{key!r} is no image; expected a path or its bytes")
+    raise material.bad(
+        "malformed_record", "'edited_image' is no image; expected a path or an image's bytes"
+    )
 
 
 def _instruction(material: Material) -> str:

@@ -40,11 +40,24 @@ def video_qa(material: Material) -> Conversation:
     if place is None:
         place, tag = _first_question(material, record.turns), None
     frames = sample_frames(read_clip(material), _room(material, len(record.images)))
-    turns = list(record.turns)
-    turns[place], before = _insert(turns[place], tag, len(frames))
-    before += sum(map(_count_images, turns[:place]))
+    has_images = bool(record.images)
+    head, rest = _around(record.turns[place], tag, has_images)
+    cut = [_cut(turn, has_images) for turn in record.turns]
+    cut[place] = [*head, *[None] * len(frames), *rest]
+    tags = sum(map(_places, cut)) - len(frames)
+    if tags != len(record.images):
+        raise material.bad(
+            "tag_mismatch",
+            f"the conversation has {tags} {IMAGE_TAG} tag(s) beside the video's, but the record "
+            f"lists {len(record.images)} image(s); list one for each tag",
+        )
+    before = sum(map(_places, cut[:place])) + _places(head)
     images = (*record.images[:before], *frames, *record.images[before:])
-    return read_conversation(dataclasses.replace(record, images=images, turns=tuple(turns)))
+    turns = tuple(
+        dataclasses.replace(turn, pieces=tuple(pieces))
+        for turn, pieces in zip(record.turns, cut, strict=True)
+    )
+    return read_conversation(dataclasses.replace(record, images=images, turns=turns))
 
 
 def sample_frames(clip: Clip, limit: int) -> list[Media]:
@@ -80,9 +93,7 @@ def _room(material: Material, others: int) -> int:
 
 def _place(material: Material, turns: tuple[RawTurn, ...], tag: str) -> int | None:
     """Returns the turn that holds the video's tag, None if none does."""
-    counts = [
-        _count_images(turn) if tag == IMAGE_TAG else _count_texts(turn, tag) for turn in turns
-    ]
+    counts = [_count(turn, tag) for turn in turns]
     if sum(counts) > 1:
         raise material.bad(
             "tag_mismatch",
@@ -107,22 +118,36 @@ def _first_question(material: Material, turns: tuple[RawTurn, ...]) -> int:
     raise material.bad("wrong_conversation", "no turn is by the user; add one from 'human'")
 
 
-def _count_images(turn: RawTurn) -> int:
+def _count(turn: RawTurn, tag: str) -> int:
+    if turn.pieces is None:
+        return turn.text.count(tag)
+    return turn.pieces.count(None) if tag == IMAGE_TAG else 0
+
+
+def _cut(turn: RawTurn, has_images: bool) -> list[str | None]:
+    """Returns the texts of a turn, and None where an image goes; without images, tags are text."""
     if turn.pieces is not None:
-        return turn.pieces.count(None)
-    return turn.text.count(IMAGE_TAG)
+        return list(turn.pieces)
+    return _cut_text(turn.text) if has_images else [turn.text]
 
 
-def _count_texts(turn: RawTurn, tag: str) -> int:
-    return 0 if turn.pieces is not None else turn.text.count(tag)
+def _cut_text(text: str) -> list[str | None]:
+    first, *rest = text.split(IMAGE_TAG)
+    return [first, *(piece for after in rest for piece in (None, after))]
 
 
-def _insert(turn: RawTurn, tag: str | None, count: int) -> tuple[RawTurn, int]:
-    """Returns the turn with `count` images for the tag (at its head if None), and images before."""
+def _around(
+    turn: RawTurn, tag: str | None, has_images: bool
+) -> tuple[list[str | None], list[str | None]]:
+    """Returns what stands before and after the video; without a tag, it stands at the head."""
+    if tag is None:
+        return [], _cut(turn, has_images)
     if turn.pieces is not None:
-        place = turn.pieces.index(None) if tag else 0
-        rest = turn.pieces[place + 1 :] if tag else turn.pieces
-        return dataclasses.replace(turn, pieces=(*turn.pieces[:place], *[None] * count, *rest)), 0
-    head, rest = turn.text.split(tag, 1) if tag else ("", turn.text)
-    text = head + IMAGE_TAG * count + rest
-    return dataclasses.replace(turn, text=text), head.count(IMAGE_TAG)
+        place = turn.pieces.index(None)
+        return list(turn.pieces[:place]), list(turn.pieces[place + 1 :])
+    head, rest = turn.text.split(tag, 1)
+    return (_cut_text(head), _cut_text(rest)) if has_images else ([head], [rest])
+
+
+def _places(pieces: list[str | None]) -> int:
+    return pieces.count(None)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -39,9 +38,9 @@ def visual_thinking(material: Material) -> Conversation:
         raise material.bad(
             "malformed_record", "the record has no 'conversations'; expected question and answer"
         )
-    if "boxes" in extra:
+    if extra.get("boxes") is not None:  # tables write null where there is nothing
         boxes = _read_boxes(material, "boxes", "box", lambda box: box)
-    elif "target_instances" in extra:
+    elif extra.get("target_instances") is not None:
         boxes = _read_boxes(material, "target_instances", "bbox", _corners)
     elif len(images) == 2 and isinstance(images[1], str) and _BOX_MARK in images[1]:
         return _think(material, _visual_cot(material), _marked_box(material, images[1]))
@@ -177,12 +176,8 @@ def _numbers(material: Material, box: Any, place: str) -> tuple[float, float, fl
 
 
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and abs(value) < 1e9
-    )
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) < 1e9  # false for NaN, too
 
 
 def _listed(names: list[str]) -> str:

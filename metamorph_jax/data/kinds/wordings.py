@@ -73,7 +73,7 @@ THOUGHTS = {
         "With the relevant regions outlined:",
     ),
 }
-KEY_ELEMENTS = "The key elements are {names}."
+KEY_ELEMENTS = "Key elements: {names}."
 
 # Two frames of a video: the first is shown, the second is the answer.
 TWO_FRAMES = (
