@@ -15,14 +15,21 @@ import numpy as np
 
 from metamorph_jax.config.schema_run import DataConfig
 from metamorph_jax.data.conversation import Image, Text, read_conversation
+from metamorph_jax.data.death_journal import DeathJournal
 from metamorph_jax.data.examples import Records
 from metamorph_jax.data.faults import BadSample
-from metamorph_jax.data.images import GREY
+from metamorph_jax.data.images import GREY, Pixels
 from metamorph_jax.data.keyed_random import random_bits
 from metamorph_jax.data.loader import iterate_steps, process_rows
 from metamorph_jax.data.media import Media
 from metamorph_jax.data.packing import epoch_order
-from metamorph_jax.data.pipeline import check_epoch, check_sources, image_loaders, stack
+from metamorph_jax.data.pipeline import (
+    check_epoch,
+    check_not_blamed,
+    check_sources,
+    image_loaders,
+    stack,
+)
 from metamorph_jax.data.quarantine import Built, Finding, Quarantine
 from metamorph_jax.data.records import Record
 from metamorph_jax.data.rows import Row
@@ -75,6 +82,7 @@ class CaptionData:
         file = folder / "quarantine.jsonl" if folder else None
         paths = [source.path for source in data.sources]
         self.quarantine = Quarantine(paths, self._records.sizes, data.max_bad_fraction, file)
+        self._journal = DeathJournal(self.quarantine.killers)
         self._orders: dict[int, Integer[np.ndarray, "examples"]] = {}
 
     def _order(self, epoch: int) -> Integer[np.ndarray, "examples"]:
@@ -94,8 +102,8 @@ class CaptionData:
         source, where = self._records.source_of(index), self._records.where(index)
         tokens = np.zeros(self.data.max_seq_len, np.int32)
         try:
-            media, caption = image_and_caption(self._records[index])
-            pixels = self._loaders[source].load(media, where)
+            with self._journal.entering(where):
+                pixels, caption = self._load(index, where)
         except BadSample as error:
             size = (self.image_size, self.image_size, 3)
             built = {"images": np.zeros(size, np.uint8), "tokens": tokens}
@@ -110,6 +118,12 @@ class CaptionData:
             "caption_ids": _caption_id(caption),
         }
         return built, []
+
+    def _load(self, index: int, where: str) -> tuple[Pixels, str]:
+        """Returns the image of a record and what is said of it."""
+        check_not_blamed(self._journal, where)
+        media, caption = image_and_caption(self._records[index])
+        return self._loaders[self._records.source_of(index)].load(media, where), caption
 
     def build(self, step: int, process_index: int = 0, process_count: int = 1) -> Built:
         """Returns this process's part of the batch of a step, and what is bad in it."""
@@ -132,7 +146,10 @@ class CaptionData:
         build = functools.partial(
             self.build, process_index=process_index, process_count=process_count
         )
-        steps = iterate_steps(build, start_step, self.data.num_workers, self.data.prefetch_batches)
+        data = self.data
+        steps = iterate_steps(
+            build, start_step, data.num_workers, data.prefetch_batches, self._journal
+        )
         return self.quarantine.sift(steps)
 
     def sample_ids(self, step: int) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from metamorph_jax.config.schema_run import DataConfig, SourceConfig
+from metamorph_jax.data.death_journal import DeathJournal
 from metamorph_jax.data.example_table import OnProgress, load_or_measure
 from metamorph_jax.data.examples import Examples, Records
 from metamorph_jax.data.faults import BadSample
@@ -85,6 +86,7 @@ class TrainingData:
         paths = [source.path for source in data.sources]
         self.quarantine = Quarantine(paths, records.sizes, data.max_bad_fraction, file)
         self.quarantine.add(self.table.findings)
+        self._journal = DeathJournal(self.quarantine.killers)
         weights = [source.weight for source in data.sources]
         self.plan = StagePlan(
             self.table,
@@ -103,13 +105,14 @@ class TrainingData:
     def _build_row(self, row: int) -> tuple[Row, list[Finding]]:
         examples, images, findings = [], [], []
         for index in self.plan.row(row):
+            records = self._examples.records
+            where = records.where(index)
             try:
-                example, pixels = self._load(index)
+                with self._journal.entering(where):
+                    example, pixels = self._load(index, where)
             except BadSample as error:
                 example, pixels = blank_example(int(self.table.rows["length"][index])), []
-                records = self._examples.records
-                source, where = records.source_of(index), records.where(index)
-                findings.append(Finding.of(source, where, error))
+                findings.append(Finding.of(records.source_of(index), where, error))
             examples.append(example)
             images += pixels
         built = build_row(
@@ -122,8 +125,9 @@ class TrainingData:
         )
         return built, findings
 
-    def _load(self, index: int) -> tuple[Example, list]:
+    def _load(self, index: int, where: str) -> tuple[Example, list]:
         """Returns an example as it was measured, and its pixels."""
+        check_not_blamed(self._journal, where)
         example = self.example(index)
         measured = self.table.rows[index]
         if (len(example), len(example.images)) != (measured["length"], measured["num_images"]):
@@ -162,7 +166,10 @@ class TrainingData:
         build = functools.partial(
             self.build, process_index=process_index, process_count=process_count
         )
-        steps = iterate_steps(build, start_step, self.data.num_workers, self.data.prefetch_batches)
+        data = self.data
+        steps = iterate_steps(
+            build, start_step, data.num_workers, data.prefetch_batches, self._journal
+        )
         return self.quarantine.sift(steps)
 
     def sample_ids(self, step: int) -> list[str]:
@@ -237,6 +244,13 @@ def check_epoch(data: DataConfig, sizes: Sequence[int]) -> None:
                 f"its {size} examples in an epoch; make it more than {0.5 / size:.3g} (half an "
                 "example), or leave the source out"
             )
+
+
+def check_not_blamed(journal: DeathJournal, where: str) -> None:
+    """Raises BadSample for a record whose images ended data workers."""
+    if where in journal.blamed():
+        message = f"{where}: decoding its images ended data workers twice; look at the files"
+        raise BadSample("killed_worker", message)
 
 
 def image_loaders(

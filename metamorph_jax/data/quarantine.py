@@ -85,6 +85,11 @@ class Quarantine:
         """Everything found so far."""
         return list(self._known.values())
 
+    @property
+    def killers(self) -> list[str]:
+        """FILE:LINE of the samples that ended data workers."""
+        return [found.where for found in self._known.values() if found.reason == "killed_worker"]
+
     def add(self, findings: Iterable[Finding]) -> None:
         """Writes down what is new.
 
