@@ -173,7 +173,7 @@ def _image_and_caption(record: Record) -> tuple[str, str]:
         if isinstance(part, Text)
     ]
     in_question = [
-        part.path
+        part.media
         for turn in conversation.turns
         if not turn.is_answer
         for part in turn.parts

@@ -128,8 +128,10 @@ def stage_data(
 
 def stage_selection(config: RunConfig, stage: StageConfig, tokenizer: Tokenizer) -> Selection:
     """Returns which parameters the stage trains."""
-    special = tokenizer.special
-    rows = (special.image_start, special.image_end) if stage.train_new_token_rows else ()
+    rows: tuple[int, ...] = ()
+    if stage.train_new_token_rows:
+        needed_by = f"config.stages.{stage.name}.train_new_token_rows"
+        rows = tokenizer.image_token_ids(needed_by)
     params = abstract_params(config.model)
     return select(params, stage.trained, stage.excluded, rows, where=f"config.stages.{stage.name}")
 
