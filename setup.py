@@ -13,6 +13,7 @@ CORE = [
     "importlib_resources",  # needed by tensorflow-datasets 4.9.10, which does not declare it
     "jax>=0.10.2,<0.13",
     "jaxtyping",
+    "jinja2",
     "ml_collections>=1.1.0",
     "numpy",
     "optax>=0.2.8",
@@ -20,6 +21,7 @@ CORE = [
     "pillow",
     "pyarrow",
     "safetensors",
+    "sentencepiece",
     "tensorboardX",
     "tensorflow-datasets",
     "tokenizers",

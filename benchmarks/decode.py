@@ -17,16 +17,13 @@ float32 decoders drift apart after some fifty visual tokens.)
 """
 
 import argparse
-import os
-import platform
-import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 
 import jax
 import numpy as np
 import torch
+from timing import median_seconds, print_versions
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from metamorph_jax.config.presets import llm_preset, vision_preset
@@ -166,17 +163,6 @@ def check_parity(ours: tuple[np.ndarray, np.ndarray], theirs: TorchDecoder, prom
     assert max(free, along) <= TOLERANCE, f"the two sides differ by more than {TOLERANCE}"
 
 
-def median_seconds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Returns the median time of each function; they take turns, so that load hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def choose_torch_threads(decode: Callable[[], object]) -> None:
     """Sets torch to one thread or to all, whichever decodes faster."""
     times = {}
@@ -200,10 +186,8 @@ def main() -> None:
     params = init_params(CONFIG, jax.random.key(0))
     prompt = np.random.default_rng(0).integers(0, 300, PROMPT_TOKENS).tolist()
     single, batched, theirs = make_ours(params), make_ours(params, flags.rows), TorchDecoder(params)
-    names = ("jax", "flax", "torch", "transformers")
-    versions = " ".join(f"{name} {version(name)}" for name in names)
-    print(f"{versions} python {platform.python_version()}")
-    print(f"{jax.default_backend()}, {os.cpu_count()} cores")
+    print_versions("jax", "flax", "torch", "transformers")
+    print(jax.default_backend())
     check_parity(single(), theirs, prompt)
     choose_torch_threads(lambda: theirs.decode(prompt))
     batched()

@@ -16,13 +16,31 @@ class TokenizerConfig:
     """A local Hugging Face tokenizer folder and the chat template to use with it.
 
     Attributes:
-        path: folder with `tokenizer.json`.
-        template: `metamorph_llama3` (the released code's: two begin-of-text ids, one newline after
-            a header, no system prompt) or `llama3` (Meta's own: one begin-of-text, two newlines).
+        path: folder with `tokenizer.json`, or `tokenizer.model` of SentencePiece.
+        template: docs/templates.md shows each; `jinja` is the folder's own chat template.
+        image_tokens: images stand between an image-start and an image-end token, without which no
+            answer can hold one; None: as the template is published, which is with them for
+            `metamorph_llama3`, `llama3` and `jinja`, without for the others.
     """
 
     path: str
-    template: Literal["metamorph_llama3", "llama3"] = "metamorph_llama3"
+    template: Literal[
+        "metamorph_llama3",
+        "llama3",
+        "plain",
+        "v0",
+        "v1",
+        "llava_v1",
+        "llama_2",
+        "mpt",
+        "chatml_direct",
+        "mistral_instruct",
+        "cambrian_llama3",
+        "qwen",
+        "next_llama3",
+        "jinja",
+    ] = "metamorph_llama3"
+    image_tokens: bool | None = None
 
 
 Kind = Literal[

@@ -19,7 +19,8 @@ from metamorph_jax.data.kinds import make_conversation
 from metamorph_jax.data.packing import cut_example
 from metamorph_jax.data.records import Record
 from metamorph_jax.data.sources import Source, open_source
-from metamorph_jax.data.templates import TEMPLATES, Example, render_example
+from metamorph_jax.data.templates import Example, render_example
+from metamorph_jax.data.templates.rendering import AnyTemplate
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.data.video import VideoInfo, probe_video
 from metamorph_jax.typing import Int
@@ -127,7 +128,7 @@ class Examples:
         loaders: one per source.
         data: shape of the rows.
         tokenizer: of the texts.
-        template: key of `TEMPLATES`.
+        template: how conversations are written.
         num_visual_tokens: P.
     """
 
@@ -137,7 +138,7 @@ class Examples:
         loaders: list[ImageLoader],
         data: DataConfig,
         tokenizer: Tokenizer,
-        template: str,
+        template: AnyTemplate,
         num_visual_tokens: int,
     ):
         self.records, self.loaders = records, loaders
@@ -156,7 +157,7 @@ class Examples:
         data, loader = self._data, self.loaders[self.records.source_of(index)]
         conversation = self.records.conversation(index, loader, data.max_images)
         example = render_example(
-            conversation, TEMPLATES[self._template], self._tokenizer, self._num_visual_tokens
+            conversation, self._template, self._tokenizer, self._num_visual_tokens
         )
         cut = cut_example(example, data.max_seq_len, data.max_images)
         if not (cut.supervised.any() or any(cut.image_is_answer)):
@@ -168,7 +169,7 @@ class Examples:
         """A hash of everything that reaches the model, except the pixels."""
         data = self._data
         shape = (data.max_seq_len, data.max_images, self._num_visual_tokens)
-        parts = (self.records.fingerprint, self._tokenizer.fingerprint, self._template, shape)
+        parts = (self.records.fingerprint, self._tokenizer.fingerprint, repr(self._template), shape)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

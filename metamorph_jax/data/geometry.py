@@ -19,6 +19,8 @@ GREY = (127, 127, 127)  # pad_color of SigLIP's mean of 0.5
 # middle, which is all that is kept, is computed.
 _MAX_RESIZED_PIXELS = 16_000_000
 
+# The square that holds a longer image would take more than a quarter of a gigabyte.
+_MAX_PADDED_SIDE = 8000
 _BICUBIC_REACH = 3.0  # pixels that a tap may be away, one more than the filter's two
 
 Processor = Literal["siglip", "clip"]
@@ -63,11 +65,16 @@ def fit_image(
 def pad_to_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
     """Returns an image in the middle of the smallest square that holds it.
 
+    An image longer than 8,000 pixels is shrunk to that before, and becomes a level or two off.
+
     **Source:** LLaVA's `image_aspect_ratio=pad`; the smaller half of an odd border comes first.
     """
     if image.width == image.height:
         return image
     side = max(image.size)
+    if side > _MAX_PADDED_SIDE:
+        shrunk = (max(round(old * _MAX_PADDED_SIDE / side), 1) for old in image.size)
+        image, side = image.resize(tuple(shrunk), Image.Resampling.BICUBIC), _MAX_PADDED_SIDE
     square = Image.new("RGB", (side, side), color)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square

@@ -87,8 +87,8 @@ class ImageLoader:
         for key, media in missing.items():
             groups.setdefault(_key(_whole(media)), {})[key] = media
         for group in groups.values():
-            for key, image in zip(group, self._open(list(group.values()), where), strict=True):
-                found[key] = self._keep(key, self.fit(image))
+            for key, pixels in zip(group, self._open(list(group.values()), where), strict=True):
+                found[key] = self._keep(key, pixels)
         return [found[key] for key in keys]
 
     def _keep(self, key: _Key, pixels: Pixels) -> Pixels:
@@ -99,18 +99,18 @@ class ImageLoader:
                 self._cache.popitem(last=False)
         return pixels
 
-    def _open(self, group: Sequence[Media], where: str) -> list[Image.Image]:
-        """Returns RGB images of media that are all parts of one video or one image."""
+    def _open(self, group: Sequence[Media], where: str) -> list[Pixels]:
+        """Returns the pixels of media that are all parts of one video or one image."""
         first = group[0]
         if isinstance(first, VideoFrame):
             from metamorph_jax.data.video import read_frames
 
             real = image_files.resolve(first.video, self._real_root, where, "video", True)
-            return read_frames(real, [frame.seconds for frame in group], where)
+            return read_frames(real, [frame.seconds for frame in group], where, self.fit)
         base = _whole(first)
         name = f"{where}: image {image_files.shown(base)}"
         image = image_files.decode(self.read_bytes(base, where), name)
-        return [_part(media, image, name) for media in group]
+        return [self.fit(_part(media, image, name)) for media in group]
 
     def read_bytes(self, media: str | ImageBytes, where: str) -> bytes:
         """Returns the encoded image as it is stored, for hashing.

@@ -212,7 +212,8 @@ def cut_example(
     end, kept = min(len(example), max_seq_len), total
     for image, begin in enumerate(begins.tolist()):
         if begin + per_image > max_seq_len or image >= max_images:
-            end, kept = min(end, begin - int(not keep_dangling_start)), image
+            dropped = int(example.announced and not keep_dangling_start)
+            end, kept = min(end, begin - dropped), image
             break
     if end == len(example):
         return example
@@ -223,4 +224,5 @@ def cut_example(
         images=example.images[:kept],
         image_is_answer=example.image_is_answer[:kept],
         where=example.where,
+        announced=example.announced,
     )

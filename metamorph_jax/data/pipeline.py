@@ -27,6 +27,7 @@ from metamorph_jax.data.plan import RowShape, Section, StagePlan, continue_secti
 from metamorph_jax.data.quarantine import Built, Finding, Quarantine
 from metamorph_jax.data.rows import Row, blank_example, build_row
 from metamorph_jax.data.templates import Example
+from metamorph_jax.data.templates.rendering import AnyTemplate
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.errors import UserError
 from metamorph_jax.typing import Batch
@@ -38,7 +39,7 @@ class TrainingData:
     Args:
         data: sources and row shape.
         tokenizer: of the texts.
-        template: key of `TEMPLATES`.
+        template: how conversations are written.
         image_size: side of the tower's input, in pixels.
         num_visual_tokens: P, visual tokens of an image.
         seed: of the run.
@@ -58,7 +59,7 @@ class TrainingData:
         self,
         data: DataConfig,
         tokenizer: Tokenizer,
-        template: str,
+        template: AnyTemplate,
         *,
         image_size: int,
         num_visual_tokens: int,

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from metamorph_jax.data.conversation import IMAGE_TAG
-from metamorph_jax.data.tokenizer import SpecialTokens, Tokenizer
+from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.decoding.loop import UNUSED_STEP, VISUAL_STEP
 from metamorph_jax.typing import Float, Int
 
@@ -35,16 +35,12 @@ class Answer:
     well_formed: bool
 
 
-def stop_ids(special: SpecialTokens) -> tuple[int, ...]:
-    """Returns the ids that end an answer."""
-    return (special.end_of_turn, special.end_of_text)
-
-
 def create_answer(
     steps: Int[np.ndarray, "N"],
     visual: Float[np.ndarray, "N E"],
     followed: bool,
     tokenizer: Tokenizer,
+    stop: Sequence[int],
     num_visual_tokens: int,
 ) -> Answer:
     """Returns the answer of one row of a `DecodeResult`.
@@ -54,15 +50,16 @@ def create_answer(
         visual: of the row.
         followed: of the row.
         tokenizer: for the text.
+        stop: ids that end an answer.
         num_visual_tokens: P.
     """
     emitted = [int(step) for step in steps if step != UNUSED_STEP]
     num_images = emitted.count(VISUAL_STEP) // num_visual_tokens
     ids = [step for step in emitted if step != VISUAL_STEP]
-    ended = bool(ids) and ids[-1] in stop_ids(tokenizer.special)
+    ended = bool(ids) and ids[-1] in stop
     shape = (num_images, num_visual_tokens, visual.shape[-1])
     return Answer(
-        text=_text(ids, tokenizer),
+        text=_text(ids, tokenizer, stop),
         ids=ids,
         steps=emitted,
         visual_tokens=visual[steps == VISUAL_STEP].reshape(shape),
@@ -71,13 +68,13 @@ def create_answer(
     )
 
 
-def _text(ids: Sequence[int], tokenizer: Tokenizer) -> str:
+def _text(ids: Sequence[int], tokenizer: Tokenizer, stop: Sequence[int]) -> str:
     """Returns the text of an answer; what is between two pictures is decoded in one piece."""
     special = tokenizer.special
     text, piece = "", []
     for id_ in ids:
         if id_ == special.image_start:
             text, piece = text + tokenizer.decode(piece) + IMAGE_TAG, []
-        elif id_ != special.image_end and id_ not in stop_ids(special):
+        elif id_ != special.image_end and id_ not in stop:
             piece.append(id_)
     return text + tokenizer.decode(piece)

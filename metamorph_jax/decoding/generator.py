@@ -21,10 +21,10 @@ from metamorph_jax.config.loading import from_dict
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import MeshConfig, RunConfig
 from metamorph_jax.data.images import ImageLoader, pad_color
-from metamorph_jax.data.templates import TEMPLATES, Template
+from metamorph_jax.data.templates import Template, check_template, choose_template, stop_ids
 from metamorph_jax.data.tokenizer import Tokenizer, load_tokenizer
 from metamorph_jax.decoding.answers import Answer as Answer
-from metamorph_jax.decoding.answers import create_answer, stop_ids
+from metamorph_jax.decoding.answers import create_answer
 from metamorph_jax.decoding.loop import Rules, decode_prompts
 from metamorph_jax.decoding.prompts import Prompt as Prompt
 from metamorph_jax.decoding.prompts import (
@@ -91,7 +91,8 @@ class Generator:
         max_rows: prompts that are answered at once.
 
     Raises:
-        UserError: the tokenizer has ids that the model does not know.
+        UserError: the tokenizer has ids that the model does not know, or lacks tokens that the
+            template needs.
     """
 
     def __init__(
@@ -111,12 +112,14 @@ class Generator:
                 f"{config.llm.vocab_size}; use the tokenizer that the model was trained with"
             )
         self.config, self.params = config, unstack_blocks(params)
+        check_template(template, tokenizer)
         self.tokenizer, self.template = tokenizer, template
+        self._stop_ids = stop_ids(template, tokenizer)
         mean, _ = PIXEL_STATISTICS[config.vision.family]
         size = config.vision.image_size
         self._loader = ImageLoader("", size, image_geometry, pad_color(mean))
         self._mesh, self._max_rows = mesh, max_rows
-        self._allowed = _allowed_ids(tokenizer, config.llm.padded_vocab_size)
+        self._allowed = _allowed_ids(tokenizer, self._stop_ids, config.llm.padded_vocab_size)
 
     @classmethod
     def load(cls, path: str | Path, step: int | None = None, *, num_devices: int = 1) -> Self:
@@ -145,7 +148,7 @@ class Generator:
             run.model,
             params,
             load_tokenizer(run.tokenizer.path),
-            TEMPLATES[run.tokenizer.template],
+            choose_template(run.tokenizer),
             image_geometry=run.stages[-1].data.image_geometry,
             mesh=mesh,
         )
@@ -189,12 +192,14 @@ class Generator:
         self, prompts: Sequence[ReadPrompt], numbers: Sequence[int], sampling: Sampling
     ) -> list[Answer]:
         """Returns the answers to one batch."""
-        special, num_visual = self.tokenizer.special, self.config.visual_tokens.num_tokens
+        num_visual, announced = self.config.visual_tokens.num_tokens, self.template.image_tokens
+        special = self.tokenizer.special
         batch = create_batch(prompts, self.config.vision.image_size)
         rules = Rules(
-            image_start=special.image_start,
-            image_end=special.image_end,
-            stop_ids=stop_ids(special),
+            # Where nothing announces an image, no id does, and answers are text.
+            image_start=special.image_start if announced else -1,
+            image_end=special.image_end if announced else -1,
+            stop_ids=self._stop_ids,
             max_new_tokens=round_up(int(batch.limits.max()), _SMALLEST_BUDGET),
             max_images=sampling.max_images,
         )
@@ -205,7 +210,9 @@ class Generator:
             result = decode_prompts(self.config, rules, self.params, batch, self._allowed, choice)
         steps, visual, followed = jax.device_get(tuple(result))
         return [
-            create_answer(steps[i], visual[i], bool(followed[i]), self.tokenizer, num_visual)
+            create_answer(
+                steps[i], visual[i], bool(followed[i]), self.tokenizer, self._stop_ids, num_visual
+            )
             for i in range(len(prompts))
         ]
 
@@ -251,12 +258,12 @@ def _placed_params(config: ModelConfig, mesh: Mesh) -> PyTree:
     return jax.tree_util.tree_map_with_path(place, shapes, shardings)
 
 
-def _allowed_ids(tokenizer: Tokenizer, padded_vocab_size: int) -> np.ndarray:
+def _allowed_ids(tokenizer: Tokenizer, stop: Sequence[int], padded_vocab_size: int) -> np.ndarray:
     """Returns which ids an answer may contain: text and its end, nothing that templates write.
 
     The image tokens are not among them; `loop.py` knows when they may stand.
     """
     allowed = np.arange(padded_vocab_size) < tokenizer.vocab_size
     allowed[sorted(tokenizer.control_ids)] = False
-    allowed[list(stop_ids(tokenizer.special))] = True
+    allowed[list(stop)] = True
     return allowed

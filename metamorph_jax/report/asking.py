@@ -146,7 +146,7 @@ def _question(record: Record, loader: ImageLoader) -> Question:
     if len(turns) <= asked + 1:
         raise UserError(f"{record.where}: the question has no answer to compare with")
     images = tuple(
-        Path(loader.resolve(part.path, record.where))
+        Path(loader.resolve(part.media, record.where))
         for part in turns[asked].parts
         if not isinstance(part, Text)
     )

@@ -17,6 +17,7 @@ from metamorph_jax.data.captions import CaptionData
 from metamorph_jax.data.images import pad_color
 from metamorph_jax.data.pipeline import TrainingData
 from metamorph_jax.data.plan import Section
+from metamorph_jax.data.templates import check_template, choose_template
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.errors import UserError
 from metamorph_jax.metrics.flops import contrastive_flops, count_batch, model_flops
@@ -93,6 +94,7 @@ def first_steps(config: RunConfig) -> list[int]:
 def check_stages(config: RunConfig, mesh: Mesh, tokenizer: Tokenizer) -> None:
     """Raises a UserError for what would stop a later stage, before the first one trains."""
     check_vocabulary(config, tokenizer)
+    check_template(choose_template(config.tokenizer), tokenizer)
     for stage in config.stages:
         check_batch_divides(stage, num_batch_shards(mesh))
         selection = stage_selection(config, stage, tokenizer)
@@ -168,7 +170,7 @@ def stage_data(
     data = TrainingData(
         stage.data,
         tokenizer,
-        config.tokenizer.template,
+        choose_template(config.tokenizer),
         image_size=config.model.vision.image_size,
         num_visual_tokens=config.model.visual_tokens.num_tokens,
         seed=config.seed,
@@ -212,8 +214,10 @@ class ReadingProgress:
 
 def stage_selection(config: RunConfig, stage: StageConfig, tokenizer: Tokenizer) -> Selection:
     """Returns which parameters the stage trains."""
-    special = tokenizer.special
-    rows = (special.image_start, special.image_end) if stage.train_new_token_rows else ()
+    rows: tuple[int, ...] = ()
+    if stage.train_new_token_rows:
+        needed_by = f"config.stages.{stage.name}.train_new_token_rows"
+        rows = tokenizer.image_token_ids(needed_by)
     params = abstract_params(config.model)
     return select(params, stage.trained, stage.excluded, rows, where=f"config.stages.{stage.name}")
 

@@ -50,8 +50,8 @@ def test_special_ids_and_vocabulary(tokenizer):
     special = tokenizer.special
     assert {
         "<|begin_of_text|>": special.begin_of_text,
-        "<|start_header_id|>": special.start_header,
-        "<|end_header_id|>": special.end_header,
+        "<|start_header_id|>": tokenizer.names["<|start_header_id|>"],
+        "<|end_header_id|>": tokenizer.names["<|end_header_id|>"],
         "<|end_of_text|>": special.end_of_text,
         "<|eot_id|>": special.end_of_turn,
         "<image_start>": special.image_start,

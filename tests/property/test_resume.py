@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from metamorph_jax.config.schema_run import DataConfig, SourceConfig
 from metamorph_jax.data.captions import CaptionData
 from metamorph_jax.data.pipeline import TrainingData
+from metamorph_jax.data.templates import TEMPLATES
 from tests.data_files import small_tokenizer, write_dataset, write_images, write_jsonl
 
 some = settings(deadline=None, max_examples=40)
@@ -52,7 +53,7 @@ def make(world, run, prefetch=2):
     return TrainingData(
         data,
         tokenizer,
-        "metamorph_llama3",
+        TEMPLATES["metamorph_llama3"],
         image_size=4,
         num_visual_tokens=2,
         seed=run["seed"],

@@ -24,6 +24,7 @@ from metamorph_jax.data.sources.json_text import decode_json
 from metamorph_jax.errors import UserError
 
 _OPEN_READERS = 64
+_readers: dict[str, int] = {}  # the process that reads
 
 
 class ArrayRecordSource(Source):
@@ -84,6 +85,22 @@ def write_array_record(path: str | Path, records: Iterable[Mapping[str, Any]]) -
     return count
 
 
+def check_not_forked(path: str) -> None:
+    """Refuses to read in a process that was forked from one that has read ArrayRecord files.
+
+    The library (0.8.6) then crashes or hangs as soon as the child has a thread of its own.
+
+    Raises:
+        UserError: this is such a process.
+    """
+    _readers.setdefault("process", os.getpid())
+    if _readers["process"] != os.getpid():
+        raise UserError(
+            f"{path}: the array_record library cannot be used in a forked process; start worker "
+            "processes by the method 'spawn'"
+        )
+
+
 def _as_base64(value: Any) -> dict[str, str]:
     data = value.data if isinstance(value, ImageBytes) else value
     if not isinstance(data, bytes):
@@ -94,16 +111,15 @@ def _as_base64(value: Any) -> dict[str, str]:
 def _find(path: str) -> Found:
     from array_record.python.array_record_module import ArrayRecordReader
 
+    check_not_forked(path)
     reader = ArrayRecordReader(path)
-    try:
-        is_intact, count = reader.ok(), reader.num_records()
-    finally:
-        reader.close()
-    if not is_intact:
+    count = reader.num_records()
+    if not reader.ok():  # closing it would raise
         raise UserError(
             f"{path}: not an ArrayRecord file, or one that was cut off; fetch it again, or write "
             "it with write_array_record"
         )
+    reader.close()
     if not count:
         raise UserError(f"{path}: the file holds no records")
     return Found({"count": np.array([count], np.int64)}, sha256_of(path))
@@ -114,5 +130,6 @@ def _find(path: str) -> Found:
 def _open(path: str, stamp: Stamp, process: int) -> Any:
     from array_record.python.array_record_module import ArrayRecordReader
 
+    check_not_forked(path)
     options = "readahead_buffer_size:0,max_parallelism:0"
     return ArrayRecordReader(path, options, file_reader_buffer_size=2**15)

@@ -13,8 +13,9 @@ from metamorph_jax.data.records import Record
 class Source(abc.ABC):
     """Records by number, in file order; nothing is held in memory but where they are.
 
-    Threads may share one. A pickled copy takes the path and the index along, never an open file,
-    and a forked process may go on using what its parent opened.
+    Threads may share one. A pickled copy takes the path and the index along, never an open file. A
+    forked process may go on using what its parent opened; the two formats whose library does not
+    bear it say so.
 
     Attributes:
         path: as the recipe names it.

@@ -15,6 +15,7 @@ import numpy as np
 
 from metamorph_jax.data.faults import BadSample
 from metamorph_jax.data.records import Record, parse_record
+from metamorph_jax.data.sources.array_record import check_not_forked
 from metamorph_jax.data.sources.base import Source
 from metamorph_jax.errors import UserError
 
@@ -38,8 +39,9 @@ class TfdsSource(Source):
         name, split, data_dir = _parse(path)
         self._folder, self._split = _find_folder(path, name, data_dir), split
         try:
-            opened = _open(self._folder, split, os.getpid())
-            self._count = len(opened.examples)
+            self._count = len(_open(self._folder, split, os.getpid()).examples)
+        except UserError:
+            raise
         except (ValueError, OSError, NotImplementedError, AssertionError, RuntimeError) as error:
             raise UserError(f"{path}: {_first_line(error)}; {_FORM}") from None
         if not self._count:
@@ -97,6 +99,7 @@ class _Opened:
 # The process is part of the key: readers are used only where they were opened.
 @functools.lru_cache(maxsize=_OPEN_SOURCES)
 def _open(folder: str, split: str, process: int) -> _Opened:
+    check_not_forked(folder)
     return _Opened(folder, split)
 
 

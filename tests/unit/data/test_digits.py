@@ -14,6 +14,7 @@ from metamorph_jax.config.schema_run import DataConfig, SourceConfig
 from metamorph_jax.data import digits
 from metamorph_jax.data.digits_texts import WORDS, Description, question, request
 from metamorph_jax.data.pipeline import TrainingData
+from metamorph_jax.data.templates import TEMPLATES
 from metamorph_jax.data.tokenizer import load_tokenizer
 from metamorph_jax.errors import UserError, run_main
 
@@ -229,7 +230,7 @@ def test_examples_are_short_and_words_are_single_tokens(folder):
     data = TrainingData(
         DataConfig(sources=sources, max_seq_len=64, max_images=2),
         tokenizer,
-        "metamorph_llama3",
+        TEMPLATES["metamorph_llama3"],
         image_size=32,
         num_visual_tokens=16,
         seed=0,

@@ -1,232 +1,148 @@
+"""The loader: media of every kind, the cache, what worker processes get.
+
+Damaged and hostile files: tests/reliability/test_d1... to test_d8...
+"""
+
 import io
-import os
 import pickle
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from metamorph_jax.data import image_files
 from metamorph_jax.data import images as module
-from metamorph_jax.data.images import GREY, ImageLoader, pad_color
-from metamorph_jax.errors import UserError
+from metamorph_jax.data.faults import BadSample
+from metamorph_jax.data.images import ImageLoader
+from metamorph_jax.data.media import Boxed, Crop, ImageBytes, NamedBox, VideoFrame
 
-RED, SIZE = (200, 10, 30), 6
+RED, SIZE, WHERE = (200, 10, 30), 6, "data.jsonl:7"
+
+
+def png_bytes(color=RED, size=(SIZE, SIZE)):
+    file = io.BytesIO()
+    Image.new("RGB", size, color).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture
 def root(tmp_path):
+    """An image of one colour, one with a blue right half, and a folder of frames."""
     folder = tmp_path / "images"
-    folder.mkdir()
-    Image.new("RGB", (SIZE, SIZE), RED).save(folder / "red.png")
-    Image.new("RGB", (SIZE, SIZE), RED).save(tmp_path / "secret.png")
+    (folder / "film").mkdir(parents=True)
+    (folder / "red.png").write_bytes(png_bytes())
+    halves = Image.new("RGB", (20, 10), "red")
+    halves.paste((0, 0, 255), (10, 0, 20, 10))
+    halves.save(folder / "halves.png")
+    for index in range(3):
+        Image.new("RGB", (SIZE, SIZE), (index, 0, 0)).save(folder / "film" / f"{index:04}.png")
     return folder
 
 
-def load(root, name, size=SIZE, geometry="square"):
-    return ImageLoader(str(root), size, geometry).load(name, "data.jsonl:7")
+@pytest.fixture
+def opened(monkeypatch):
+    """The names of all images that are decoded."""
+    names = []
+    real = image_files.decode
+
+    def counting(data, name):
+        names.append(name)
+        return real(data, name)
+
+    monkeypatch.setattr(image_files, "decode", counting)
+    return names
 
 
-def refusal(root, name):
-    with pytest.raises(UserError) as caught:
-        load(root, name)
-    message = str(caught.value)
-    assert message.startswith("data.jsonl:7: image ")
-    assert repr(name) in message
-    return message
+def refusal(root, media):
+    with pytest.raises(BadSample) as caught:
+        ImageLoader(str(root), SIZE).load(media, WHERE)
+    assert str(caught.value).startswith(f"{WHERE}: image ")
+    return caught.value
 
 
-@pytest.mark.parametrize("name", ["red.png", "./red.png", "../images/red.png"])
-def test_image_inside_its_folder(name, root):
-    pixels = load(root, name)
+def test_path(root):
+    pixels = ImageLoader(str(root), SIZE).load("red.png", WHERE)
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, np.full((SIZE, SIZE, 3), RED, np.uint8))
 
 
-def test_absolute_path_and_link_inside_the_folder(root):
-    (root / "link.png").symlink_to("red.png")
-    for name in ("link.png", str(root / "red.png")):
-        assert load(root, name)[0, 0].tolist() == list(RED)
+def test_bytes_in_the_row(root):
+    loader = ImageLoader(str(root), SIZE)
+    media = ImageBytes(png_bytes(), "image[0]")
+    np.testing.assert_array_equal(loader.load(media, WHERE), loader.load("red.png", WHERE))
 
 
-@pytest.mark.parametrize(
-    "name", ["../secret.png", "a/../../secret.png", "/etc/passwd", "/dev/zero", "..", "/"]
-)
-def test_path_outside_is_refused(name, root):
-    assert "outside its folder" in refusal(root, name)
+def test_broken_bytes_in_the_row(root):
+    error = refusal(root, ImageBytes(b"GIF89a", "image[3]"))
+    assert error.reason == "unreadable_media"
+    assert "image[3] (6 bytes in the row) cannot be decoded" in str(error)
+    assert error.sha256 == image_files.content_hash(b"GIF89a")
 
 
-def test_link_to_outside_is_refused(root):
-    (root / "link.png").symlink_to(root.parent / "secret.png")
-    (root / "dir").symlink_to(root.parent)
-    for name in ("link.png", "dir/secret.png"):
-        assert "outside its folder" in refusal(root, name)
+def test_crop(root):
+    loader = ImageLoader(str(root), SIZE)
+    left, right = Crop("halves.png", (0, 0, 10, 10)), Crop("halves.png", (10, 2.4, 19.6, 10))
+    assert (loader.load(left, WHERE) == (255, 0, 0)).all()
+    assert (loader.load(right, WHERE) == (0, 0, 255)).all()
 
 
-def test_folder_with_the_same_beginning_is_outside(root):
-    (root.parent / "images2").mkdir()
-    Image.new("RGB", (1, 1)).save(root.parent / "images2" / "a.png")
-    assert "outside its folder" in refusal(root, "../images2/a.png")
+def test_crop_of_bytes(root):
+    media = Crop(ImageBytes((root / "halves.png").read_bytes()), (10, 0, 20, 10))
+    assert (ImageLoader(str(root), SIZE).load(media, WHERE) == (0, 0, 255)).all()
 
 
-@pytest.mark.parametrize("name", ["http://x/a.png", "file:///etc/passwd", "a\0.png"])
-def test_urls_and_nul_are_no_file_names(name, root):
-    assert "is no file name" in refusal(root, name)
+def test_boxed(root):
+    media = Boxed("red.png", (NamedBox((0, 0, SIZE, SIZE)),))
+    pixels = ImageLoader(str(root), SIZE).load(media, WHERE)
+    assert (pixels[0] == (255, 0, 0)).all()
 
 
-@pytest.mark.parametrize("name", ["missing.png", "~/a.png", "red.png/a.png", "x" * 300])
-def test_missing_image(name, root):
-    assert "cannot be read" in refusal(root, name)
+@pytest.mark.parametrize("media", [Crop("red.png", (9, 9, 12, 12)), Crop("red.png", (2, 2, 2, 5))])
+def test_box_without_pixels(media, root):
+    error = refusal(root, media)
+    assert error.reason == "malformed_record"
+    assert "holds no pixel of its 6x6" in str(error)
 
 
-def test_link_loop(root):
-    (root / "loop.png").symlink_to("loop.png")
-    assert "cannot be read" in refusal(root, "loop.png")
+def test_frames_of_a_video_in_the_order_asked_for(root):
+    frames = [VideoFrame("film", seconds) for seconds in (2.0, 0.0, 1.0)]
+    medias = [frames[0], "red.png", *frames[1:]]
+    pixels = ImageLoader(str(root), SIZE).load_all(medias, WHERE)
+    assert [image[0, 0, 0] for image in pixels] == [2, RED[0], 0, 1]
 
 
-def test_only_plain_files_are_opened(root):
-    os.mkfifo(root / "pipe.png")  # opening it would wait for ever
-    assert "is no plain file" in refusal(root, "pipe.png")
-    assert "is no plain file" in refusal(root, ".")
+def test_a_video_is_not_looked_for_outside(root):
+    with pytest.raises(BadSample) as caught:
+        ImageLoader(str(root), SIZE).load(VideoFrame("../images/../film", 0.0), WHERE)
+    assert caught.value.reason == "forbidden_path"
+    assert str(caught.value).startswith(f"{WHERE}: video ")
 
 
-def encoded(format_):
-    pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format_)
-    return file.getvalue()
+def test_the_whole_is_decoded_once_for_all_its_parts(root, opened):
+    crops = [Crop("halves.png", (x, 0, x + 5, 5)) for x in range(5)]
+    medias = [crops[0], "red.png", "halves.png", *crops[1:], crops[2], "red.png"]
+    pixels = ImageLoader(str(root), SIZE).load_all(medias, WHERE)
+    assert len(pixels) == len(medias)
+    assert sorted(opened) == [f"{WHERE}: image 'halves.png'", f"{WHERE}: image 'red.png'"]
+    np.testing.assert_array_equal(pixels[1], pixels[-1])
 
 
-@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
-@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.9])
-def test_truncated_file_is_refused(format_, kept, root):
-    data = encoded(format_)
-    (root / "cut").write_bytes(data[: int(len(data) * kept)])
-    assert "cannot be decoded" in refusal(root, "cut")
+def test_one_bad_image_is_named(root):
+    with pytest.raises(BadSample) as caught:
+        ImageLoader(str(root), SIZE).load_all(["red.png", "gone.png"], WHERE)
+    assert caught.value.reason == "missing_media"
+    assert "'gone.png'" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"<html>not found</html>", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.4", b"\0"],
-)
-def test_other_content_is_refused(data, root):
-    (root / "fake.png").write_bytes(data)
-    assert "cannot be decoded" in refusal(root, "fake.png")
-
-
-@pytest.mark.parametrize("format_", ["TIFF", "PPM", "ICO"])
-def test_other_formats_are_refused(format_, root):
-    (root / "image.png").write_bytes(encoded(format_))
-    assert "cannot be decoded" in refusal(root, "image.png")
-
-
-def test_format_is_what_the_file_holds_not_its_name(root):
-    (root / "image.png").write_bytes(encoded("BMP"))
-    assert load(root, "image.png", 40).shape == (40, 40, 3)
-
-
-def png_header(width, height):
-    def chunk(kind, data):
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize("size", [(8001, 8000), (50_000, 50_000)])
-def test_huge_image_is_refused_from_its_header(size, root):
-    (root / "bomb.png").write_bytes(png_header(*size))
-    message = refusal(root, "bomb.png")
-    assert "at most 64,000,000 are decoded" in message or "cannot be decoded" in message
-
-
-def save(root, image, name="image.png", **options):
-    image.save(root / name, **options)
-    return load(root, name, image.size[0])
-
-
-def test_transparency_is_laid_on_white(root):
-    half = Image.new("RGBA", (2, 2), (0, 0, 0, 128))
-    np.testing.assert_array_equal(save(root, half), np.full((2, 2, 3), 127, np.uint8))
-    assert save(root, Image.new("LA", (2, 2), (50, 0))).min() == 255
-    palette = Image.new("P", (2, 2), 0)
-    palette.putpalette([255, 0, 0, 0, 0, 255])
-    palette.putpixel((0, 0), 1)
-    pixels = save(root, palette, transparency=0)
-    assert pixels[0, 0].tolist() == [0, 0, 255]
-    assert pixels[1, 1].tolist() == [255, 255, 255]
-
-
-def test_16_bit_grey_is_scaled_not_clipped(root):
-    values = np.array([[0, 257, 32768, 65535]] * 4, np.uint16)
-    pixels = save(root, Image.fromarray(values))
-    np.testing.assert_array_equal(pixels[0, :, 0], [0, 1, 128, 255])
-    np.testing.assert_array_equal(pixels[..., 0], pixels[..., 2])
-
-
-@pytest.mark.parametrize(
-    ("mode", "color", "expected"),
-    [("1", 1, [255] * 3), ("L", 77, [77] * 3), ("P", 0, [0] * 3)],
-)
-def test_grey_and_palette_modes(mode, color, expected, root):
-    assert save(root, Image.new(mode, (2, 2), color))[0, 0].tolist() == expected
-
-
-def test_cmyk_jpeg(root):
-    pixels = save(root, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "image.jpg")
-    red, green, blue = pixels[4, 4].tolist()
-    assert red > 200 and green < 60 and blue < 60
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_camera_rotation_is_undone(orientation, root):
-    """A white corner, stored as a camera with each orientation would, ends at the top left."""
-    upright = np.zeros((8, 8), np.uint8)
-    upright[:4, :4] = 255
-    stored = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.T,
-        6: np.rot90(upright),
-        7: np.rot90(upright, 2).T,
-        8: np.rot90(upright, -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image = Image.fromarray(np.ascontiguousarray(stored)).convert("RGB")
-    np.testing.assert_array_equal(save(root, image, exif=exif)[..., 0], upright)
-
-
-def test_first_frame_of_an_animation(root):
-    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
-    frames[0].save(root / "a.gif", save_all=True, append_images=frames[1:])
-    assert load(root, "a.gif", 4)[0, 0].tolist() == [255, 0, 0]
-
-
-@pytest.mark.parametrize(("width", "height"), [(8, 4), (4, 8)])
-def test_pad_centres_on_the_colour(width, height, root):
-    Image.new("RGB", (width, height), "white").save(root / "wide.png")
-    pixels = load(root, "wide.png", 8, "pad")
-    if width < height:
-        pixels = pixels.transpose(1, 0, 2)
-    assert (pixels[:2] == 127).all() and (pixels[6:] == 127).all()
-    assert (pixels[2:6] == 255).all()
-
-
-def test_square_ignores_the_aspect_ratio(root):
-    Image.new("RGB", (8, 4), "white").save(root / "wide.png")
-    assert (load(root, "wide.png", 8) == 255).all()
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2000), (2000, 1)])
-@pytest.mark.parametrize("geometry", ["square", "pad"])
-def test_extreme_shapes(shape, geometry, root):
-    Image.new("RGB", shape, RED).save(root / "thin.png")
-    assert load(root, "thin.png", 4, geometry).shape == (4, 4, 3)
+@pytest.mark.parametrize("processor", ["siglip", "clip"])
+def test_processor_of_the_family(processor, root):
+    """The squashed image shows both halves, its middle square ends at the border between them."""
+    wide = Image.new("RGB", (30, 10), "red")
+    wide.paste((0, 0, 255), (0, 0, 9, 10))
+    wide.save(root / "wide.png")
+    loader = ImageLoader(str(root), 10, processor=processor)
+    pixels = loader.load("wide.png", WHERE)
+    assert (pixels[..., 2] > 200).any() == (processor == "siglip")
 
 
 def test_cache_serves_equal_pixels_that_nobody_can_change(root):
@@ -236,8 +152,18 @@ def test_cache_serves_equal_pixels_that_nobody_can_change(root):
     assert loader.load("red.png", "f:2") is first
     with pytest.raises(ValueError, match="read-only"):
         first[0] = 0
-    copy = pickle.loads(pickle.dumps(loader))  # what a worker process gets: settings, no pixels
-    with pytest.raises(UserError, match="f:3"):
+
+
+def test_worker_processes_get_settings_and_no_pixels(root):
+    loader = ImageLoader(str(root), SIZE, "pad", (1, 2, 3), "clip")
+    loader.load("red.png", "f:1")
+    (root / "red.png").unlink()
+    copy = pickle.loads(pickle.dumps(loader))
+    settings = ("root", "size", "geometry", "pad_color", "processor")
+    assert [getattr(copy, name) for name in settings] == [
+        getattr(loader, name) for name in settings
+    ]
+    with pytest.raises(BadSample, match="f:3"):
         copy.load("red.png", "f:3")
 
 
@@ -252,6 +178,25 @@ def test_cache_is_bounded(root, monkeypatch):
     assert [path for _, path in loader._cache] == ["3.png", "red.png"]
 
 
-def test_padding_has_the_mean_colour_of_the_tower():
-    assert pad_color((0.5, 0.5, 0.5)) == GREY == (127, 127, 127)
-    assert pad_color((0.48145466, 0.4578275, 0.40821073)) == (122, 116, 104)
+@pytest.mark.parametrize(
+    ("known", "name"),
+    [
+        (VideoFrame("film", 1.0), "film@1.0"),
+        (Crop("red.png", (0, 0, 3, 3)), "red.png#crop(0, 0, 3, 3)"),
+        (ImageBytes(png_bytes()), "sha256:" + image_files.content_hash(png_bytes())),
+    ],
+)
+def test_a_path_never_names_something_else_in_the_cache(known, name, root):
+    loader = ImageLoader(str(root), SIZE)
+    loader.load(known, WHERE)
+    with pytest.raises(BadSample, match="No such file"):
+        loader.load(name, WHERE)
+
+
+def test_read_bytes(root):
+    loader = ImageLoader(str(root), SIZE)
+    assert loader.read_bytes("red.png", WHERE) == (root / "red.png").read_bytes()
+    assert loader.read_bytes(ImageBytes(b"anything"), WHERE) == b"anything"
+    with pytest.raises(BadSample) as caught:
+        loader.read_bytes("../red.png", WHERE)
+    assert caught.value.reason == "forbidden_path"

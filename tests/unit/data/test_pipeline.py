@@ -8,6 +8,7 @@ import pytest
 from metamorph_jax.config.schema_run import DataConfig, SourceConfig
 from metamorph_jax.data.examples import Examples
 from metamorph_jax.data.pipeline import TrainingData
+from metamorph_jax.data.templates import TEMPLATES
 from metamorph_jax.errors import UserError
 from tests.data_files import small_tokenizer, write_dataset, write_jsonl
 
@@ -32,7 +33,7 @@ def make(
     return TrainingData(
         data,
         tokenizer,
-        "metamorph_llama3",
+        TEMPLATES["metamorph_llama3"],
         image_size=SIZE,
         num_visual_tokens=P,
         seed=seed,

@@ -20,8 +20,8 @@ def test_transformers_loads_the_folder(folder):
     assert theirs.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [
         special.begin_of_text,
         special.end_of_text,
-        special.start_header,
-        special.end_header,
+        ours.names["<|start_header_id|>"],
+        ours.names["<|end_header_id|>"],
         special.end_of_turn,
         special.image_start,
         special.image_end,

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from metamorph_jax.decoding.answers import create_answer, stop_ids
+from metamorph_jax.data.templates import TEMPLATES, stop_ids
+from metamorph_jax.decoding.answers import create_answer
 from metamorph_jax.decoding.loop import UNUSED_STEP, VISUAL_STEP
 from tests.data_files import small_tokenizer
 
 P, E = 2, 3
+LLAMA3 = TEMPLATES["llama3"]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,8 @@ def answer(tokenizer, parts, followed=True, unused=3):
     visual = np.zeros((len(steps), E), np.float32)
     is_visual = steps == VISUAL_STEP
     visual[is_visual] = np.arange(is_visual.sum())[:, None]
-    return create_answer(steps, visual, followed, tokenizer, P)
+    stop = stop_ids(LLAMA3, tokenizer)
+    return create_answer(steps, visual, followed, tokenizer, stop, P)
 
 
 def test_pictures_are_tags_in_the_text(tokenizer):
@@ -71,4 +74,4 @@ def test_letters_of_several_ids_survive(tokenizer):
 
 def test_both_ends_stop(tokenizer):
     special = tokenizer.special
-    assert set(stop_ids(special)) == {special.end_of_turn, special.end_of_text}
+    assert set(stop_ids(LLAMA3, tokenizer)) == {special.end_of_turn, special.end_of_text}

@@ -74,7 +74,8 @@ def test_answer_of_text_and_a_picture(tokenizer):
 
 def test_control_ids_of_templates_are_never_said(tokenizer):
     special = tokenizer.special
-    control = [special.start_header, special.begin_of_text, special.end_header]
+    headers = [tokenizer.names[f"<|{name}_header_id|>"] for name in ("start", "end")]
+    control = [*headers, special.begin_of_text]
     past_tokenizer = tokenizer.vocab_size  # an id that the model has and the tokenizer has not
     script = {"\n": [past_tokenizer, *control, "."], ".": [special.end_of_text]}
     generator = scripted_generator(tokenizer, script)

@@ -1,0 +1,190 @@
+"""A training step on packed rows against the same samples padded to the longest of a batch."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from length_mix import llava_like
+
+from metamorph_jax.config.schema_model import (
+    LlamaConfig,
+    ModelConfig,
+    VisionConfig,
+    VisualTokensConfig,
+)
+from metamorph_jax.config.schema_run import DataConfig, MeshConfig, OptimizerConfig, StageConfig
+from metamorph_jax.data.packing import pack_rows
+from metamorph_jax.data.rows import build_row
+from metamorph_jax.data.templates import Example
+from metamorph_jax.models.init import abstract_params
+from metamorph_jax.optim.selection import select
+from metamorph_jax.sharding.mesh import create_mesh
+from metamorph_jax.training.forward import make_forward, row_counts
+from metamorph_jax.training.stages import stage_optimizer
+from metamorph_jax.training.state import create_params, create_state, state_layout
+from metamorph_jax.training.step import make_train_step
+
+TOKENS_PER_IMAGE, IMAGE_SIZE, VOCAB_SIZE = 64, 32, 500
+PACKED_ROWS, PADDED_ROWS = 4, 16  # of a batch
+SAME_LOSS = 1e-5
+MODEL = ModelConfig(
+    llm=LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=32,
+        embed_dim=128,
+        mlp_dim=512,
+    ),
+    vision=VisionConfig(
+        image_size=IMAGE_SIZE, patch_size=4, num_layers=1, num_heads=2, embed_dim=32, mlp_dim=64
+    ),
+    visual_tokens=VisualTokensConfig(num_tokens=TOKENS_PER_IMAGE),
+)
+
+
+def make_samples(count: int, max_seq_len: int, seed: int = 0) -> list[Example]:
+    """Returns samples of the length mix: an image first, an answer of a third of the text last.
+
+    Every fourth image is one that the model has to predict.
+    """
+    random = np.random.default_rng(seed)
+    lengths, num_images = llava_like(count, TOKENS_PER_IMAGE, max_seq_len, seed)
+    samples = []
+    for number, (length, images) in enumerate(zip(lengths, num_images, strict=True)):
+        visual_index = np.full(length, -1, np.int32)
+        visual_index[2 : 2 + images * TOKENS_PER_IMAGE] = np.arange(images * TOKENS_PER_IMAGE)
+        supervised = np.arange(length) >= length - max(1, (length - images * TOKENS_PER_IMAGE) // 3)
+        samples.append(
+            Example(
+                tokens=np.where(visual_index < 0, random.integers(0, VOCAB_SIZE, length), 0),
+                supervised=supervised & (visual_index < 0),
+                visual_index=visual_index,
+                images=(f"{number}.png",) * images,
+                image_is_answer=(number % 4 == 0,) * images,
+                where=f"mix:{number}",
+            )
+        )
+    return samples
+
+
+def make_batch(rows: list[list[int]], samples: list[Example], max_seq_len: int, max_images: int):
+    """Returns rows of samples as one batch; a sample's image depends on its number alone."""
+
+    def image(number: int) -> np.ndarray:
+        side = (IMAGE_SIZE, IMAGE_SIZE, 3)
+        return np.random.default_rng(number).integers(0, 256, side, np.uint8)
+
+    built = [
+        build_row(
+            [samples[number] for number in row],
+            [image(number) for number in row for _ in samples[number].images],
+            max_seq_len=max_seq_len,
+            max_images=max_images,
+            num_visual_tokens=TOKENS_PER_IMAGE,
+            image_size=IMAGE_SIZE,
+        )
+        for row in rows
+    ]
+    return {name: np.stack([row[name] for row in built]) for name in built[0]}
+
+
+def packed_batches(samples: list[Example], max_seq_len: int) -> Iterator[dict]:
+    """Yields batches of packed rows; rows that are missing in the last one are empty."""
+    lengths = np.array([len(sample) for sample in samples])
+    num_images = np.array([len(sample.images) for sample in samples])
+    plan = pack_rows(np.arange(len(samples)), lengths, num_images, max_seq_len, 12)
+    rows = [plan[row].tolist() for row in range(len(plan))]
+    rows += [[]] * (-len(rows) % PACKED_ROWS)
+    most = max(sum(num_images[row]) for row in rows)
+    for first in range(0, len(rows), PACKED_ROWS):
+        yield make_batch(rows[first : first + PACKED_ROWS], samples, max_seq_len, most)
+
+
+def padded_batches(samples: list[Example]) -> Iterator[dict]:
+    """Yields batches of one sample a row, as long as the longest of the batch."""
+    for first in range(0, len(samples), PADDED_ROWS):
+        rows = [[number] for number in range(first, min(first + PADDED_ROWS, len(samples)))]
+        yield make_batch(rows, samples, max(len(samples[number]) for (number,) in rows), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One way of collating.
+
+    Attributes:
+        secs: of one pass over the samples, compilation excluded.
+        losses: mean of each loss over all samples, with the parameters of the beginning.
+    """
+
+    secs: float
+    losses: dict[str, float]
+
+
+def measure(batches: list[dict], repeats: int) -> Measured:
+    """Returns what a pass over batches takes (the median of some) and its losses."""
+    stage = StageConfig(
+        name="bench",
+        data=DataConfig(sources=()),
+        trained=("connector", "language_model", "vision_head"),
+        optimizer=OptimizerConfig(learning_rate=1e-4),
+        total_steps=1000,
+        global_batch_size=PACKED_ROWS,
+    )
+    mesh = create_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    selection = select(abstract_params(MODEL), stage.trained, stage.excluded, ())
+    optimizer = stage_optimizer(stage, selection, abstract_params(MODEL))
+    layout = state_layout(MODEL, selection, optimizer, mesh)
+    with jax.set_mesh(mesh):
+        params = create_params(MODEL, 0, mesh)
+        losses = mean_losses(stage, params, batches)
+        state = create_state(params, selection, optimizer, layout)
+        step = make_train_step(MODEL, stage, selection, optimizer, layout, mesh)
+        times = []
+        for _ in range(1 + repeats):  # the first pass compiles
+            start = time.perf_counter()
+            for batch in batches:
+                state, metrics = step(state, batch)
+            jax.block_until_ready((state, metrics))
+            times.append(time.perf_counter() - start)
+    return Measured(float(np.median(times[1:])), losses)
+
+
+def mean_losses(stage: StageConfig, params: dict, batches: list[dict]) -> dict[str, float]:
+    """Returns each loss per token over all batches."""
+    forward = jax.jit(make_forward(MODEL, stage))
+    sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    for batch in batches:
+        for total, part in ((sums, forward(params, batch)), (counts, row_counts(stage, batch))):
+            for name, rows in part.items():
+                total[name] = total.get(name, 0.0) + float(jnp.sum(rows))
+    return {name: sums[name] / counts[name] for name in ("text", "visual")}
+
+
+def speedup(count: int, max_seq_len: int, repeats: int) -> float:
+    """Prints and returns how many times the useful tokens per second packing gives.
+
+    Raises:
+        AssertionError: the losses per token differ.
+    """
+    samples = make_samples(count, max_seq_len)
+    tokens = sum(map(len, samples))
+    ways = {"packed": list(packed_batches(samples, max_seq_len))}
+    ways["padded"] = list(padded_batches(samples))
+    found = {name: measure(batches, repeats) for name, batches in ways.items()}
+    for name, measured in found.items():
+        positions = sum(batch["tokens"].size for batch in ways[name])
+        print(
+            f"step, {name}: {tokens / measured.secs:10,.0f} useful tokens a second, "
+            f"{tokens / positions:6.1%} of positions useful"
+        )
+    for name, loss in found["packed"].losses.items():
+        difference = abs(loss - found["padded"].losses[name])
+        print(f"parity  {name} loss per token {loss:.6f}, |packed - padded| {difference:.1e}")
+        assert difference <= SAME_LOSS, f"the {name} losses differ by more than {SAME_LOSS}"
+    return found["padded"].secs / found["packed"].secs
