@@ -1,4 +1,4 @@
-"""Where the golden numbers are: the folder METAMORPH_GOLDEN (which holds `metamorph/`) or ours."""
+"""Where the golden numbers are: METAMORPH_GOLDEN (with `metamorph/` and `llava/`) or our copy."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 _PARENT = Path(os.environ.get("METAMORPH_GOLDEN") or Path(__file__).parent / "golden")
 GOLDEN = _PARENT / "metamorph"
+LLAVA = _PARENT / "llava"
 
 
 def load_case(name: str) -> tuple[dict, dict[str, np.ndarray]]:

@@ -6,6 +6,7 @@ is refused. Every failure is a `BadSample` of its reason. Nothing is fetched fro
 `images.py` makes these pictures the input of a tower.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -25,6 +26,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 256 * 2**20  # MAX_PIXELS of four bytes, as in a BMP file
 READ_TIMEOUT_SECS = 60.0  # after this, a file on a dead network drive counts as missing
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # says nothing about the file
 _SHOWN_CHARACTERS = 500
 _NO_FILE_NAME = re.compile(r"\0|://|^data:")
 _ORIENTATION_TAG = 0x0112
@@ -85,11 +87,13 @@ def resolve(path: str, root: str, where: str, what: str = "image", folders: bool
         raise BadSample("forbidden_path", f"{name} is no file name; it is no Unicode") from None
     if stat.S_ISREG(mode) or (folders and stat.S_ISDIR(mode)):
         return real
-    kind = "plain file, and no folder" if folders else "plain file"
+    kind = "plain file or folder" if folders else "plain file"
     raise BadSample("forbidden_path", f"{name} is no {kind}; name a file, or remove the record")
 
 
 def _missing(name: str, error: OSError, root: str) -> NoReturn:
+    if error.errno in _OUT_OF_RESOURCES:
+        raise error
     raise BadSample(
         "missing_media",
         f"{name} cannot be read, {error.strerror} (looked in {root!r}); "
@@ -146,7 +150,7 @@ def _read(real: str, name: str, root: str) -> bytes:
     """Returns a file's bytes; what was checked by name is checked again on what was opened."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would wait
     try:
-        with open(os.open(real, flags), "rb", buffering=0) as file:
+        with open(os.open(real, flags), "rb") as file:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):
                 message = f"{name} is no plain file any more; it changed under us"
@@ -157,7 +161,7 @@ def _read(real: str, name: str, root: str) -> bytes:
                     f"{name} has {before.st_size:,} bytes; at most {MAX_FILE_BYTES:,} are read; "
                     "make it smaller or remove the record",
                 )
-            data = b"".join(iter(lambda: file.read(max(before.st_size, 1)), b""))
+            data = file.read(before.st_size + 1)  # one more, to notice that it grows
             after = os.fstat(file.fileno())
     except OSError as error:
         _missing(name, error, root)
@@ -210,9 +214,12 @@ def decode(data: bytes, name: str) -> Image.Image:
         if "MAX_TEXT_" in str(error):  # Pillow's name of its limit
             message = f"holds texts or a profile that are too large to unpack ({error})"
             raise bad("too_large_media", message + "; save it without them") from None
+        detail = str(error) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):  # whose text is an address in memory
+            detail = "no format recognises its beginning"
         raise bad(
             "unreadable_media",
-            f"cannot be decoded, {str(error) or type(error).__name__}; it must be a complete "
+            f"cannot be decoded, {detail}; it must be a complete "
             f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]} file; replace it or remove the record",
         ) from None
 
@@ -246,7 +253,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if mode == "RGB" else image.convert("RGB")
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:

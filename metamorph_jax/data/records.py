@@ -139,8 +139,8 @@ def _parse_image(value: Any, name: str, where: str) -> str | ImageBytes:
         where: FILE:LINE.
     """
     if isinstance(value, ImageBytes):
-        return value
-    if isinstance(value, dict) and (value.keys() & {"bytes", "path", "bytes_b64"}):
+        name, value = value.name, value.data
+    elif isinstance(value, dict) and (value.keys() & {"bytes", "path", "bytes_b64"}):
         name = value["path"] if isinstance(value.get("path"), str) and value["path"] else name
         if value.get("bytes_b64") is not None:
             value = _from_base64(value["bytes_b64"], name, where)

@@ -65,7 +65,7 @@ def test_data_example_is_read_as_it_says(tmp_path):
     assert len(lines) == len(records) == 2
     question, answer = (read_conversation(records[index]) for index in range(2))
     assert [len(turn.parts) for turn in question.turns] == [2, 1]
-    assert answer.turns[1].parts[-1].path == "hat.png"
+    assert answer.turns[1].parts[-1].media == "hat.png"
     assert all(json.loads(line)["conversations"] for line in lines)
 
 

@@ -96,7 +96,7 @@ def test_d8_slow_drive_that_answers_in_time(root, monkeypatch):
     assert load(root, "a.bmp").shape == (8, 8, 3)
 
 
-@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES, errno.EMFILE])
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES])
 def test_d8_failing_drive(number, root, monkeypatch):
     def fail(path):
         raise OSError(number, os.strerror(number), path)
@@ -105,6 +105,15 @@ def test_d8_failing_drive(number, root, monkeypatch):
     error = refusal(root, "a.bmp")
     assert error.reason == MISSING
     assert os.strerror(number) in str(error)
+
+
+def test_d8_a_process_out_of_files_blames_no_image(root, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+
+    before_opening(monkeypatch, fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        load(root, "a.bmp")
 
 
 def test_d8_removed_after_the_check(root, monkeypatch):

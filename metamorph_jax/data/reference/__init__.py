@@ -3,15 +3,17 @@
     encoding   its tokenizer: a text that spells a token becomes it
     prompts    its prompts as strings: moved image tags, joined turns
     labels     its labels, by counting tokens
+    collation  its batches
 
 `reference_sample` is the whole road. It reproduces the golden samples of tests/golden/llava exactly
 and serves to tell where ours differs; for training, use `templates/`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-from metamorph_jax.data.reference.encoding import ReferenceEncoder
+from metamorph_jax.data.reference.collation import collate
+from metamorph_jax.data.reference.encoding import ReferenceEncoder, reference_encoder
 from metamorph_jax.data.reference.labels import (
     Labelled,
     label_by_counts,
@@ -25,15 +27,17 @@ from metamorph_jax.data.reference.labels import (
 from metamorph_jax.data.reference.prompts import (
     STYLES,
     TAG,
+    PromptStyle,
     generation_prompt,
     join_turns,
     place_images,
 )
 from metamorph_jax.data.tokenizer import Tokenizer
 
-__all__ = ["Labelled", "Protocol", "reference_prompt_ids", "reference_sample"]
+__all__ = ["Labelled", "Protocol", "collate", "reference_prompt_ids", "reference_sample"]
 
 Protocol = Literal["llava-1.1", "next", "cambrian", "metamorph"]
+_Turns = Sequence[tuple[str, str]]
 
 
 def reference_sample(
@@ -88,7 +92,17 @@ def reference_sample(
     return _by_counts(style, encoder, protocol, prompt, ids, encode, pad=pad, limit=limit)
 
 
-def _by_counts(style, encoder, protocol, prompt, ids, encode, *, pad, limit) -> Labelled:
+def _by_counts(
+    style: PromptStyle,
+    encoder: ReferenceEncoder,
+    protocol: Protocol,
+    prompt: str,
+    ids: list[int],
+    encode: Callable[[str], list[int]],
+    *,
+    pad: int,
+    limit: int,
+) -> Labelled:
     """Picks the walk of a template."""
 
     def count(text: str) -> int:
@@ -113,7 +127,9 @@ def _by_counts(style, encoder, protocol, prompt, ids, encode, *, pad, limit) -> 
     return label_by_counts(ids, rounds, begin=begin, pad=pad, limit=limit)
 
 
-def _messages(style, encoder, turns, has_image) -> Labelled:
+def _messages(
+    style: PromptStyle, encoder: ReferenceEncoder, turns: _Turns, has_image: bool
+) -> Labelled:
     names = {"human": "user", "gpt": "assistant"}
     system = style.system.split("\n", 1)[1] if style.style == "chatml" else style.system
     messages = [("system", system), *((names[speaker], text) for speaker, text in turns)]
@@ -128,7 +144,9 @@ def _messages(style, encoder, turns, has_image) -> Labelled:
     return label_messages(encoder, style, messages, frozenset(ids), tag)
 
 
-def _v0(style, encoder, turns, has_image) -> Labelled:
+def _v0(
+    style: PromptStyle, encoder: ReferenceEncoder, turns: _Turns, has_image: bool
+) -> Labelled:
     header = f"{style.system}\n\n"
     names = {"human": (0, style.roles[0]), "gpt": (1, style.roles[1])}
     blocks = [(names[speaker][0], f"### {names[speaker][1]}: {text}\n") for speaker, text in turns]
@@ -154,5 +172,5 @@ def reference_prompt_ids(turns: Sequence[str], template: str, tokenizer: Tokeniz
         tokenizer: of the model.
     """
     style = STYLES[template]
-    encoder = ReferenceEncoder(tokenizer, style.style != "cambrian")
+    encoder = reference_encoder(tokenizer, style.style != "cambrian")
     return encoder.with_images(generation_prompt(style, turns))

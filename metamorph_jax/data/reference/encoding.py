@@ -1,5 +1,6 @@
 """Texts to ids as the reference's tokenizers gave them: a text that spells a token becomes it."""
 
+import functools
 import re
 
 import tokenizers
@@ -53,3 +54,7 @@ class ReferenceEncoder:
         for piece in pieces[1:]:
             ids += [IMAGE_ID, *piece[skip:]]
         return ids
+
+
+# Compiling a large vocabulary takes a second.
+reference_encoder = functools.lru_cache(maxsize=8)(ReferenceEncoder)

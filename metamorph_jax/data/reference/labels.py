@@ -151,7 +151,9 @@ def label_plain(encoder: ReferenceEncoder, caption: str) -> Labelled:
     return Labelled(ids, [IGNORE] * begin + ids[begin:])
 
 
-def label_v0(encoder: ReferenceEncoder, ids: list[int], header: str, turns) -> Labelled:
+def label_v0(
+    encoder: ReferenceEncoder, ids: list[int], header: str, turns: Sequence[tuple[int, str]]
+) -> Labelled:
     """Labels v0, where each block is counted with a begin-of-text that is not there.
 
     Args:

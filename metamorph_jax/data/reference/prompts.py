@@ -163,6 +163,8 @@ def _cambrian(style: PromptStyle, turns: _Turns) -> str:
 
 
 def _plain(style: PromptStyle, turns: _Turns) -> str:
+    if any(text and side for side, text in turns):
+        raise TypeError("plain has no separator after an answer")
     return "".join(text + style.separator for _, text in turns if text)
 
 

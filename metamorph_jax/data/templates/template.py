@@ -83,17 +83,12 @@ class Template:
         """
         turns, where = conversation.turns, conversation.where
         own = turns[0] if turns[0].role == "system" else None
-        if own is not None and self.system is None:
-            raise BadSample(
-                "wrong_conversation",
-                f"{where}: template {self.name} has no system turn; remove the turn or set "
-                "tokenizer.template to one that has it, such as 'llama3'",
-            )
-        system = self._system(own)
+        dialogue = turns if own is None else turns[1:]
+        if self.questions == "drop":
+            self._check_caption(dialogue, where)
         yield from self._markup(self.begin)
         if not self.system_in_question:
-            yield from system
-        dialogue = turns if own is None else turns[1:]
+            yield from self._system(own, where)
         for number, turn in enumerate(dialogue):
             if turn.is_answer:
                 yield from self._answer(turn, where)
@@ -104,7 +99,7 @@ class Template:
             yield from self._markup(self.signal, supervised=follows)
             yield from self._markup(self.user[0].removeprefix(self.signal))
             if number == 0 and self.system_in_question:
-                yield from system
+                yield from self._system(own, where)
             yield from self._parts(self._question(turn), supervised=False)
             yield from self._markup(self.user[1])
         if open_answer:
@@ -113,11 +108,26 @@ class Template:
             yield from self._markup(self.signal, supervised=True)
             yield from self._markup(self.end.removeprefix(self.signal))
 
+    def _check_caption(self, dialogue: Sequence[Turn], where: str) -> None:
+        has_image = any(isinstance(part, Image) for part in dialogue[0].parts)
+        if len(dialogue) > 2 or not has_image:
+            raise BadSample(
+                "wrong_conversation",
+                f"{where}: template {self.name} writes images and one caption; expected a turn by "
+                "the user that has an image, and one answer",
+            )
+
     def _markup(self, markup: str, supervised: bool = False, apart: bool = False):
         return markup_segments(markup, self.controls, supervised, apart)
 
-    def _system(self, turn: Turn | None) -> list[Segment]:
+    def _system(self, turn: Turn | None, where: str) -> list[Segment]:
         """Returns the segments of the system text, if there is one."""
+        if turn is not None and self.system is None:
+            raise BadSample(
+                "wrong_conversation",
+                f"{where}: template {self.name} has no system turn; remove the turn or set "
+                "tokenizer.template to one that has it, such as 'llama3'",
+            )
         if self.system is None or (turn is None and self.system_text is None):
             return []
         parts = (Text(self.system_text),) if turn is None else self._stripped(turn)
