@@ -70,7 +70,7 @@ MISTAKES = {
         ("no such tokenizer folder",), flags=("--config.tokenizer.path=nowhere",)
     ),
     "missing tokenizer file": Mistake(
-        ("tokenizer.json is missing",),
+        ("tokenizer.json", "is missing"),
         spoil=lambda folder: (folder / "tokenizer" / "tokenizer.json").unlink(),
     ),
     "missing data file": Mistake(
@@ -79,7 +79,9 @@ MISTAKES = {
     "malformed line": Mistake(("data.jsonl:3",), spoil=break_line_3),
     "more tags than images": Mistake(
         ("data.jsonl:2", "<image>"),
-        spoil=spoil_records(lambda records: records[1].update(image=[])),
+        spoil=spoil_records(
+            lambda records: records[1]["conversations"][1].update(value="<image> and <image>")
+        ),
     ),
     "image outside its folder": Mistake(
         ("data.jsonl:4", "../data.jsonl"),
