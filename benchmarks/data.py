@@ -1,11 +1,12 @@
 """How full rows are, what packing gains, and how fast and how small the data road is.
 
-    python benchmarks/data.py [--quick] [--only=fill,step,images,text,memory]
+    python benchmarks/data.py [--quick] [--only=fill,step,images,features,text,memory]
 
     fill     the share of a row's positions that hold tokens, for the LLaVA-like length mix
              (`length_mix.py`) and for the built-in shapes
     step     useful tokens a second of a training step, packed against padded to the longest
     images   JPEG files to rows, against bare PIL decoding and resizing, on one core
+    features features of these files that were kept (64 tokens of 1152 in bfloat16), against pixels
     text     texts to ids, against the bare `tokenizers` library, on one core
     memory   a JSONL file of two million records: seconds to open, memory of training's batches
 
@@ -27,6 +28,7 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # both sides on one core
 
+import ml_dtypes
 import numpy as np
 import tokenizers
 from length_mix import llava_like
@@ -34,6 +36,9 @@ from PIL import Image
 from timing import median_seconds, print_goal, print_versions
 
 from metamorph_jax.config.schema_run import DataConfig, SourceConfig
+from metamorph_jax.data.feature_loader import FeatureLoader, feature_key
+from metamorph_jax.data.feature_store import FeatureStore, FeatureWriter
+from metamorph_jax.data.images import ImageLoader
 from metamorph_jax.data.packing import pack_rows
 from metamorph_jax.data.pipeline import TrainingData
 from metamorph_jax.data.small_tokenizer import train_tokenizer
@@ -41,6 +46,7 @@ from metamorph_jax.data.sources import open_source
 from metamorph_jax.data.tokenizer import load_tokenizer
 
 TEMPLATE, IMAGE_SIZE, TOKENS_PER_IMAGE, ROW_TOKENS = "metamorph_llama3", 384, 64, 2048
+FEATURE_DIM = 1152
 WORDS = (
     "a the of and in with on is are there two red small dog street man woman holding standing "
     "image shows near large white table people sitting background wearing building appears"
@@ -135,7 +141,7 @@ def show_step(quick: bool, folder: Path) -> None:
     del folder
     from packed_step import speedup
 
-    gain = speedup(*((24, 256, 1) if quick else (192, 1024, 3)))
+    gain = speedup(*((16, 256, 1) if quick else (192, 1024, 3)))
     print_goal("step, packed against padded to the longest of 16", gain, 2.0)
 
 
@@ -163,7 +169,7 @@ def show_images(quick: bool, folder: Path) -> None:
     count, repeats = (8, 1) if quick else (256, 5)
     names = write_photos(folder, count)
     write_records(folder / "photos.jsonl", random_texts(count, (5, 25), 1), names)
-    opened = [open_data(str(folder / "photos.jsonl"), folder) for _ in range(repeats + 1)]
+    opened = [open_data(str(folder / "photos.jsonl"), folder) for _ in range(2 * repeats + 1)]
     num_rows = len(opened[0].plan(0))
 
     def road() -> list[np.ndarray]:  # each time with data that has no image in memory yet
@@ -179,7 +185,43 @@ def show_images(quick: bool, folder: Path) -> None:
     secs = median_seconds({"bare": bare, "road": road}, repeats)
     speeds = {name: count / value for name, value in secs.items()}
     print(f"images a second and core: bare {speeds['bare']:.0f}, road {speeds['road']:.0f}")
+    busy = median_seconds({"bare": bare, "road": road}, repeats, time.process_time)
+    print(f"images, ratio in seconds of CPU: {busy['bare'] / busy['road']:.2f}x")
     print_goal("images, road against bare PIL (equal pixels)", secs["bare"] / secs["road"], 0.8)
+
+
+def show_features(quick: bool, folder: Path) -> None:
+    """Prints kept features a second, from image files by content, against decoding the files."""
+    count, repeats = (8, 1) if quick else (256, 5)
+    names = write_photos(folder, count)
+    random = np.random.default_rng(0)
+    kept = random.normal(size=(count, TOKENS_PER_IMAGE, FEATURE_DIM)).astype(ml_dtypes.bfloat16)
+    with FeatureWriter(folder / "features", "bench", "bfloat16", kept.shape[1:]) as writer:
+        for name, features in zip(names, kept, strict=True):
+            writer.add(feature_key(name, ImageLoader(str(folder), IMAGE_SIZE), "bench:1"), features)
+    store = FeatureStore(folder / "features")
+    row = np.empty((count, *kept.shape[1:]), kept.dtype)
+    pixels = np.empty((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+
+    def read(rows: np.ndarray, from_store: bool) -> None:
+        images = ImageLoader(str(folder), IMAGE_SIZE)
+        loader = FeatureLoader(store, images) if from_store else images
+        for slot, name in enumerate(names):
+            rows[slot] = loader.load_all([name], "bench:1")[0]
+
+    def read_features() -> None:
+        for number, name in enumerate(names):  # as if never seen: contents are hashed anew
+            os.utime(folder / name, ns=(number, time.monotonic_ns()))
+        read(row, from_store=True)
+
+    secs = median_seconds(
+        {"pixels": lambda: read(pixels, from_store=False), "features": read_features}, repeats
+    )
+    assert (row == kept).all(), "the features differ"
+    print(f"kept features a second and core: {count / secs['features']:,.0f}")
+    print_goal(
+        "features, kept against decoded and resized images", secs["pixels"] / secs["features"], 10.0
+    )
 
 
 def show_text(quick: bool, folder: Path) -> None:
@@ -258,6 +300,7 @@ PARTS = {
     "fill": show_fill,
     "step": show_step,
     "images": show_images,
+    "features": show_features,
     "text": show_text,
     "memory": show_memory,
 }

@@ -69,9 +69,16 @@ class JinjaTemplate:
     always_supervised: tuple[str, ...] = ()
 
     def stop_names(self, tokenizer: Tokenizer) -> tuple[str, ...]:
-        """Returns the control tokens that end an answer; none if the template writes none."""
+        """Returns the control tokens that end an answer; none if the template writes none.
+
+        Raises:
+            UserError: the folder has no usable chat template.
+        """
         source, shape = _source(tokenizer), (("user", 1), ("assistant", 1))
-        pieces = _skeleton(source, shape, False)
+        try:
+            pieces = _skeleton(source, shape, False)
+        except _RefusedError as error:
+            raise UserError(f"{tokenizer.path}: the chat template {error}") from None
         return tuple(
             piece.name for piece in pieces if isinstance(piece, Control) and piece.supervised
         )

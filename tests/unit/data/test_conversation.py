@@ -1,8 +1,9 @@
 import pytest
 
 from metamorph_jax.data.conversation import Image, Text, Turn, read_conversation
-from metamorph_jax.data.records import parse_record
-from metamorph_jax.errors import UserError
+from metamorph_jax.data.faults import BadSample
+from metamorph_jax.data.media import ImageBytes
+from metamorph_jax.data.records import RawTurn, Record, parse_record
 from tests.data_files import record
 
 
@@ -41,12 +42,12 @@ def test_what_merely_looks_like_a_tag_is_text(text):
             "list",
         ),
         ("no tag", ["a.png"], "0 <image> tag(s), but the record lists 1", "'a.png'", "put one"),
-        ("<image>", [], "1 <image> tag(s), but the record lists 0", "none", "remove the surplus"),
     ],
 )
 def test_tags_and_images_must_agree(question, images, counts, listed, advice):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(BadSample) as caught:
         read_conversation(record(question, "ok", images, line=12))
+    assert caught.value.reason == "tag_mismatch"
     message = str(caught.value)
     assert message.startswith("data.jsonl:12: ")
     assert counts in message and listed in message and advice in message
@@ -86,7 +87,24 @@ def test_empty_turn_has_no_parts():
     ],
 )
 def test_speakers_are_known_and_alternate(turns, message):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(BadSample) as caught:
         read_conversation(dialogue(*turns))
+    assert caught.value.reason == "wrong_conversation"
     assert str(caught.value).startswith("d.jsonl:3: ")
     assert message in str(caught.value)
+
+
+def test_without_images_a_tag_is_text():
+    found = read_conversation(record("What does <image> mean?", "<image>"))
+    assert found.turns[0].parts == (Text("What does <image> mean?"),)
+    assert found.images == ()
+
+
+def test_files_that_cut_turns_up_are_taken_at_their_word():
+    picture = ImageBytes(b"x")
+    turns = (RawTurn("user", "", ("See <image>", None, "")), RawTurn("assistant", "", ("ok",)))
+    found = read_conversation(Record((picture,), turns, {}, "p.parquet", 2))
+    assert found.turns[0].parts == (Text("See <image>"), Image(picture))
+    assert found.images == (picture,)
+    with pytest.raises(BadSample, match=r"0 image\(s\): none"):
+        read_conversation(Record((), turns, {}, "p.parquet", 2))

@@ -10,6 +10,7 @@ from tokenizers import models
 
 from metamorph_jax.data import tokenizer as module
 from metamorph_jax.data.small_tokenizer import SPECIAL_TOKENS, train_tokenizer
+from metamorph_jax.data.templates import TEMPLATES, check_template
 from metamorph_jax.data.tokenizer import add_image_tokens, load_tokenizer
 from metamorph_jax.errors import UserError, run_main
 from tests.data_files import small_tokenizer
@@ -123,10 +124,13 @@ def test_vocabulary_that_can_spell_a_control_token(folder, tmp_path):
     ("prepare", "message"),
     [
         (lambda folder: folder.rmdir(), "no such tokenizer folder"),
-        (lambda folder: None, "tokenizer.json is missing (found nothing)"),
         (
-            lambda folder: (folder / "tokenizer.model").touch(),
-            "tokenizer.json is missing (found tokenizer.model)",
+            lambda folder: (folder / "vocab.txt").touch(),
+            "tokenizer.json (or tokenizer.model) is missing (found vocab.txt)",
+        ),
+        (
+            lambda folder: (folder / "tokenizer.model").write_bytes(b"{}"),
+            "not a SentencePiece model",
         ),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "not a tokenizer definition"),
         (lambda folder: (folder / "tokenizer.json").write_text("[]"), "not a tokenizer definition"),
@@ -135,8 +139,11 @@ def test_vocabulary_that_can_spell_a_control_token(folder, tmp_path):
             "not a tokenizer definition",
         ),
         (
-            lambda folder: RawTokenizer(models.BPE()).save(str(folder / "tokenizer.json")),
-            "no token <|begin_of_text|>, <|end_of_text|>",
+            lambda folder: [
+                RawTokenizer(models.BPE()).save(str(folder / "tokenizer.json")),
+                (folder / "tokenizer_config.json").write_text("[]"),
+            ],
+            "expected one JSON object",
         ),
     ],
 )
@@ -159,8 +166,8 @@ def test_missing_image_tokens_name_the_command_that_adds_them(folder, tmp_path, 
     (source / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {}}))
     (source / "model.safetensors").touch()
     with pytest.raises(UserError) as caught:
-        load_tokenizer(source)
-    command = f"{module._ADD_IMAGE_TOKENS} {source} NEW_FOLDER"
+        check_template(TEMPLATES["llama3"], load_tokenizer(source))
+    command = f"python -m metamorph_jax.data.tokenizer --add_image_tokens {source} NEW_FOLDER"
     assert command in str(caught.value)
     assert "<|eot_id|>" in str(caught.value)  # lists what is there
 
