@@ -13,6 +13,7 @@ docs/templates.md shows each template and lists where ours differs from the publ
 
 from metamorph_jax.data.templates.example import Example
 from metamorph_jax.data.templates.rendering import (
+    AnyTemplate,
     check_template,
     render_example,
     render_prompt,
@@ -23,6 +24,7 @@ from metamorph_jax.data.templates.template import Template
 
 __all__ = [
     "TEMPLATES",
+    "AnyTemplate",
     "Example",
     "Template",
     "check_template",
