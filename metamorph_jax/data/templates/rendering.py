@@ -52,9 +52,9 @@ def render_example(
     writer = _Writer(template, tokenizer, num_visual_tokens)
     writer.write(_segments(conversation, template, tokenizer, open_answer=False))
     example = writer.example(conversation.where)
-    always = _always_supervised(template, tokenizer)
-    is_text = example.visual_index < 0
-    example.supervised[:] |= is_text & np.isin(example.tokens, always)
+    if always := _always_supervised(template, tokenizer):
+        is_text = example.visual_index < 0
+        example.supervised[:] |= is_text & np.isin(example.tokens, always)
     return example
 
 
@@ -88,6 +88,8 @@ def control_id(name: str, template: AnyTemplate, tokenizer: Tokenizer) -> int:
     Raises:
         UserError: the tokenizer has no such token.
     """
+    if name in tokenizer.names:
+        return tokenizer.names[name]
     special = tokenizer.special
     generic = {
         BEGIN: (special.begin_of_text, "<s>"),
@@ -163,6 +165,8 @@ class _Writer:
 
     def _end_run(self) -> None:
         """Encodes the words since the last control token or image."""
+        if not self._run:
+            return
         texts: list[str] = []
         supervised: list[bool] = []
         for words in self._run:
