@@ -60,7 +60,7 @@ class SourceConfig:
 
     Attributes:
         path: `.json` (a list), `.jsonl`, `.parquet`, `.tar` (WebDataset), `.array_record` (a file,
-            or a pattern with `*` for shards), `tfds:NAME/SPLIT`, or `shapes:SPLIT` (built in).
+            or a pattern with `*` for shards), `tfds:NAME/SPLIT`, or `shapes:KIND/SPLIT`.
         kind: what is made of a record: `conversation` takes its turns as they are; the six others
             are MetaMorph's, and also take raw records (a caption, a video, boxes).
         image_root: folder that the records' media paths are relative to, and may not leave; empty:
@@ -93,8 +93,9 @@ class DataConfig:
         max_seq_len: T, tokens per row.
         max_images: I, images per row.
         packing: several examples per row (segments never see each other); False: one.
-        image_geometry: `square` resizes to the tower's size ignoring the aspect ratio, `pad` pads
-            to a centred square of the mean colour first.
+        image_geometry: `square` leaves an image of another shape to the tower's processor (SigLIP's
+            squashes it, CLIP's cuts its middle out), `pad` pads to a centred square of the mean
+            colour first.
         features: folder that `cache_features` wrote; its features are read instead of pixels, for
             stages that leave the tower as it is. Empty: images are encoded as they come.
         max_bad_fraction: of each source's records; more bad ones than this stop the run. Fewer are

@@ -18,6 +18,7 @@ from metamorph_jax.data.conversation import Image, Text, read_conversation
 from metamorph_jax.data.death_journal import DeathJournal
 from metamorph_jax.data.examples import Records
 from metamorph_jax.data.faults import BadSample
+from metamorph_jax.data.geometry import Processor
 from metamorph_jax.data.images import GREY, Pixels
 from metamorph_jax.data.keyed_random import random_bits
 from metamorph_jax.data.loader import iterate_steps, process_rows
@@ -52,6 +53,7 @@ class CaptionData:
         shift_pixels: each image moves by up to this many pixels in each direction; its border
             pixels fill the gap.
         pad_color: RGB of the padding if `data.image_geometry` is `pad`.
+        processor: family of the tower.
         folder: where quarantine.jsonl is kept; None: nowhere.
 
     Raises:
@@ -69,13 +71,14 @@ class CaptionData:
         global_batch_size: int,
         shift_pixels: int = 0,
         pad_color: tuple[int, int, int] = GREY,
+        processor: Processor = "siglip",
         folder: Path | None = None,
     ):
         self.data, self.global_batch_size = data, global_batch_size
         self.image_size, self.shift_pixels = image_size, shift_pixels
         check_sources(data)
         self._key, self._tokenizer = f"{seed}/{stage_name}", tokenizer
-        self._loaders = image_loaders(data, image_size, pad_color)
+        self._loaders = image_loaders(data, image_size, pad_color, processor)
         self._records = Records(data, self._key)
         self._weights = [source.weight for source in data.sources]
         check_epoch(data, self._records.sizes)
@@ -163,7 +166,8 @@ class CaptionData:
         data = self.data
         parts = (self._key, self._weights, data.max_seq_len, data.image_geometry)
         content = (self._records.fingerprint, self._tokenizer.fingerprint)
-        size = (self.image_size, self.global_batch_size, self.shift_pixels)
+        pixels = (self.image_size, self._loaders[0].processor, self.shift_pixels)
+        size = (pixels, self.global_batch_size)
         return hashlib.sha256(repr((parts, content, size)).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from metamorph_jax.data.boxes import crop, draw_boxes
 from metamorph_jax.data.geometry import GREY, Kind, Pixels, Processor, fit_image, pad_color
 from metamorph_jax.data.media import Boxed, Crop, ImageBytes, Media, VideoFrame, media_key
 
-__all__ = ["GREY", "ImageLoader", "Pixels", "decode", "fit", "pad_color"]
+__all__ = ["GREY", "ImageLoader", "Pixels", "pad_color"]
 _CACHE_BYTES = 128 * 2**20
 _Key = tuple[type, str]
 
@@ -155,20 +155,3 @@ def _part(media: Media, image: Image.Image, name: str) -> Image.Image:
     if isinstance(media, Crop):
         return crop(image, media.box, name)
     return draw_boxes(image, media.boxes, name) if isinstance(media, Boxed) else image
-
-
-def fit(image: Image.Image, loader: ImageLoader) -> Pixels:
-    """Returns an image at the loader's size."""
-    return loader.fit(image)
-
-
-def decode(real_path: str, path: str, where: str) -> Image.Image:
-    """Returns a file as an upright RGB image; see `image_files.decode`.
-
-    Args:
-        real_path: the file to open, anywhere.
-        path: the name to complain about.
-        where: who names it.
-    """
-    data = image_files.read_file(os.path.abspath(real_path), os.sep, where)
-    return image_files.decode(data, f"{where}: image {image_files.shown(path)}")

@@ -7,6 +7,7 @@ not change it.
 """
 
 import functools
+import glob
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from metamorph_jax.data.death_journal import DeathJournal
 from metamorph_jax.data.example_table import OnProgress, load_or_measure
 from metamorph_jax.data.examples import Examples, Records
 from metamorph_jax.data.faults import BadSample
+from metamorph_jax.data.geometry import Processor
 from metamorph_jax.data.images import GREY, ImageLoader
 from metamorph_jax.data.loader import iterate_steps, process_rows
 from metamorph_jax.data.packing import num_shown
@@ -46,6 +48,7 @@ class TrainingData:
         stage_name: stages with other names see other orders.
         global_batch_size: B, rows per step over all processes.
         pad_color: RGB of the padding if `data.image_geometry` is `pad`.
+        processor: family of the tower.
         folder: where the table, the plan and quarantine.jsonl are kept; None: nowhere.
         start_step: at which the stage goes on, if `sections` are given.
         sections: of the mixture, as far as they are known from before.
@@ -67,6 +70,7 @@ class TrainingData:
         stage_name: str,
         global_batch_size: int,
         pad_color: tuple[int, int, int] = GREY,
+        processor: Processor = "siglip",
         folder: Path | None = None,
         start_step: int = 0,
         sections: Sequence[Section] = (),
@@ -78,7 +82,7 @@ class TrainingData:
         self._key = f"{seed}/{stage_name}"
         check_sources(data)
         records = Records(data, self._key)
-        self._loaders = image_loaders(data, image_size, pad_color)
+        self._loaders = image_loaders(data, image_size, pad_color, processor)
         self._examples = Examples(
             records, self._loaders, data, tokenizer, template, num_visual_tokens
         )
@@ -183,7 +187,8 @@ class TrainingData:
         """A hash of all that decides what a step sees, except the mixture and the pixels."""
         data = self.data
         shape = (data.max_seq_len, data.max_images, data.packing, data.image_geometry)
-        parts = (self._key, shape, self.image_size, self.global_batch_size)
+        pixels = (self.image_size, self._loaders[0].processor)
+        parts = (self._key, shape, pixels, self.global_batch_size)
         return hashlib.sha256(f"{parts}/{self._examples.fingerprint}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -255,18 +260,22 @@ def check_not_blamed(journal: DeathJournal, where: str) -> None:
 
 
 def image_loaders(
-    data: DataConfig, image_size: int, pad_color: tuple[int, int, int]
+    data: DataConfig,
+    image_size: int,
+    pad_color: tuple[int, int, int],
+    processor: Processor = "siglip",
 ) -> list[ImageLoader]:
     """Returns the loader of each source; sources with the same folder share one.
 
-    Without `image_root`, images are beside the source's file.
+    Without `image_root`, images are beside the source's file, or beside the first of its files.
     """
 
     def root(source: SourceConfig) -> str:
-        return source.image_root or os.path.dirname(source.path) or "."
+        first = min(glob.glob(source.path), default=source.path)
+        return source.image_root or os.path.dirname(first) or "."
 
     by_root = {
-        folder: ImageLoader(folder, image_size, data.image_geometry, pad_color)
+        folder: ImageLoader(folder, image_size, data.image_geometry, pad_color, processor)
         for folder in map(root, data.sources)
     }
     return [by_root[root(source)] for source in data.sources]

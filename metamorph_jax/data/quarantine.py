@@ -7,7 +7,6 @@ stays empty, so that shapes and order never move.
 
 import collections
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -154,8 +153,3 @@ class Quarantine:
             f"than max_bad_fraction={self._fraction:g} allows{where}; repair or remove them, or "
             "raise data.max_bad_fraction of the stage to train without them"
         )
-
-
-def sha256_of(data: bytes) -> str:
-    """Returns the hash by which bad media are told apart."""
-    return hashlib.sha256(data).hexdigest()

@@ -117,7 +117,8 @@ class Generator:
         self._stop_ids = stop_ids(template, tokenizer)
         mean, _ = PIXEL_STATISTICS[config.vision.family]
         size = config.vision.image_size
-        self._loader = ImageLoader("", size, image_geometry, pad_color(mean))
+        family = config.vision.family
+        self._loader = ImageLoader("", size, image_geometry, pad_color(mean), family)
         self._mesh, self._max_rows = mesh, max_rows
         self._allowed = _allowed_ids(tokenizer, self._stop_ids, config.llm.padded_vocab_size)
 

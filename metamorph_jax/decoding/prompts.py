@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from metamorph_jax.data import image_files
 from metamorph_jax.data.conversation import IMAGE_TAG, read_conversation
-from metamorph_jax.data.images import ImageLoader, decode, fit
+from metamorph_jax.data.images import ImageLoader
 from metamorph_jax.data.records import parse_record
 from metamorph_jax.data.templates import Example, Template, render_prompt
 from metamorph_jax.data.tokenizer import Tokenizer
@@ -101,12 +102,13 @@ def _pixels(image: Path | Pixels, where: str, loader: ImageLoader) -> Pixels:
                 f"{where}: an image is an array of {image.dtype} {list(image.shape)}; expected "
                 "uint8 RGB pixels [height, width, 3]"
             )
-        return fit(Image.fromarray(image), loader)
+        return loader.fit(Image.fromarray(image))
     path = Path(image)
     if not path.is_file():
         what = "is no plain file" if path.exists() else "does not exist"
         raise UserError(f"{where}: image {str(path)!r} {what}; name an image file")
-    return fit(decode(str(path), str(path), where), loader)
+    data = image_files.read_file(str(path.absolute()), "/", where)
+    return loader.fit(image_files.decode(data, f"{where}: image {str(path)!r}"))
 
 
 def plan_batches(prompts: Sequence[ReadPrompt], max_rows: int) -> list[list[int]]:

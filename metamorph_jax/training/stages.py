@@ -164,6 +164,7 @@ def stage_data(
             global_batch_size=stage.global_batch_size,
             shift_pixels=stage.shift_pixels,
             pad_color=pad_color(mean),
+            processor=config.model.vision.family,
             folder=folder,
         )
     progress = ReadingProgress(stage.name)
@@ -177,6 +178,7 @@ def stage_data(
         stage_name=stage.name,
         global_batch_size=stage.global_batch_size,
         pad_color=pad_color(mean),
+        processor=config.model.vision.family,
         folder=folder,
         start_step=resumed.step,
         sections=resumed.sections,

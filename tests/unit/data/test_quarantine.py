@@ -3,13 +3,14 @@ import json
 import pytest
 
 from metamorph_jax.data.faults import BadSample
-from metamorph_jax.data.quarantine import Finding, Quarantine, sha256_of
+from metamorph_jax.data.image_files import content_hash
+from metamorph_jax.data.quarantine import Finding, Quarantine
 from metamorph_jax.errors import UserError
 
 
 def finding(line, reason="unreadable_media", source=0):
     where = f"data.jsonl:{line}"
-    error = BadSample(reason, f"{where}: image 'a.png' cannot be decoded", sha256_of(b"x"))
+    error = BadSample(reason, f"{where}: image 'a.png' cannot be decoded", content_hash(b"x"))
     return Finding.of(source, where, error)
 
 
@@ -25,7 +26,7 @@ def test_findings_are_written_once(tmp_path):
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["where"] for line in lines] == ["data.jsonl:3", "data.jsonl:5"]
     assert lines[0]["reason"] == "unreadable_media"
-    assert lines[0]["sha256"] == sha256_of(b"x")
+    assert lines[0]["sha256"] == content_hash(b"x")
 
 
 def test_a_resumed_run_goes_on_counting(tmp_path):
