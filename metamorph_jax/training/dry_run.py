@@ -8,8 +8,8 @@ import numpy as np
 from clu import parameter_overview
 
 from metamorph_jax.config.schema_run import RunConfig, StageConfig
-from metamorph_jax.data.templates import Example
-from metamorph_jax.data.tokenizer import Tokenizer, load_tokenizer
+from metamorph_jax.data.spans import example_spans, spans_as_text
+from metamorph_jax.data.tokenizer import load_tokenizer
 from metamorph_jax.errors import UserError
 from metamorph_jax.metrics.flops import BatchCounts, contrastive_flops, model_flops, num_params
 from metamorph_jax.models.init import abstract_params
@@ -135,31 +135,5 @@ def _print_sample(config: RunConfig) -> list[str]:
         print(f"  {stage.name}: {describe(data)}")
     if stage.objective == "vpit":
         print(f"\nfirst example of stage {stage.name}: [supervised text], <answer image>\n")
-        print(render_example(data.example(0), tokenizer))
+        print(spans_as_text(example_spans(data.example(0), tokenizer)))
     return []
-
-
-def render_example(example: Example, tokenizer: Tokenizer) -> str:
-    """Returns an example as text: supervised runs in [brackets], images by their path."""
-    pieces, index, length = [], 0, len(example)
-    while index < length:
-        visual = int(example.visual_index[index])
-        end = index + 1
-        if visual >= 0:
-            num_tokens = sum(example.visual_index >= 0) // len(example.images)
-            image = visual // num_tokens
-            kind = "answer image" if example.image_is_answer[image] else "image"
-            end = index + num_tokens
-            pieces.append(f"<{kind} {example.images[image]}, {num_tokens} tokens>")
-        else:
-            supervised = example.supervised[index]
-            while (
-                end < length
-                and example.visual_index[end] < 0
-                and example.supervised[end] == supervised
-            ):
-                end += 1
-            text = tokenizer.decode(example.tokens[index:end].tolist())
-            pieces.append(f"[{text}]" if supervised else text)
-        index = end
-    return "".join(pieces)
