@@ -11,7 +11,7 @@
     packing       which examples share a row
     plan          the rows of a whole stage: a pure function of (seed, step), kept as files
     media         what an image is: a file, bytes, a frame of a video, a region
-    images        media, opened safely, as uint8 pixels; or feature_loader, what the tower made of them
+    images        media, opened safely, as uint8 pixels (feature_loader: as features of the tower)
     rows          examples -> the arrays of one row
     loader        grain: threads, worker processes, prefetch
     quarantine    bad samples: written down, left out, counted against a budget
