@@ -259,7 +259,7 @@ def _print_stage(survey: "Survey") -> None:
                 said = "  ".join(f"{part} {number}" for part, number in parts)
                 print(f"    {name:20} {said}")
     for what, number in plan_lines(survey.stage, survey.plan) if survey.plan else ():
-        print(f"  {what:22} {number}")
+        print(f"  {what:26} {number}")
 
 
 if __name__ == "__main__":

@@ -94,6 +94,8 @@ def plan_lines(stage: StageToSurvey, plan: PlanSurvey) -> list[tuple[str, str]]:
         how = "packed" if data.packing else "one example each, no packing"
         lines.append(("rows", f"{about}{plan.num_rows:,} of at most {limits} ({how})"))
         lines.append(("of their tokens used", f"{plan.fill_fraction:.1%}"))
+    if plan.image_fill_fraction is not None:
+        lines.append(("of their image places used", f"{plan.image_fill_fraction:.1%}"))
     if plan.steps_per_epoch is not None:
         lines.append(
             ("steps", f"{about}{plan.steps_per_epoch:,.1f} of {stage.global_batch_size:,} rows")

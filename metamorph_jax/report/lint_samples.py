@@ -85,12 +85,13 @@ def _text(span: TextSpan) -> Html:
 
 def _image(span: ImageSpan, sample: Sample) -> Html:
     name = visible(span.media) or "image"
+    short = name[-_MAX_NAME:] if isinstance(span.media, str) else name  # paths differ at the end
     number = f"{span.num_tokens} visual {'targets' if span.is_answer else 'tokens'}"
     shown = Html()
     if sample.pixels and span.number < _MAX_IMAGES:
         picture = Image.fromarray(sample.pixels[span.number])
         width = min(max(picture.width, _MIN_SHOWN), _THUMBNAIL)
         shown = page.image(shrunk(picture, _THUMBNAIL), name, width)
-    lines = [element("span", name[-_MAX_NAME:]), element("span", number) if span.num_tokens else ""]
+    lines = [element("span", short), element("span", number) if span.num_tokens else ""]
     target = " target" * span.is_answer
     return element("span", join([shown, *lines]), class_=f"slot{target}", title=name)

@@ -78,6 +78,7 @@ class PlanSurvey:
         num_examples: shown in an epoch.
         num_rows: of an epoch.
         fill_fraction: of their positions that hold a token; None: they are no token rows.
+        image_fill_fraction: of their places for images; None: they have none.
         steps_per_epoch: None: nobody said how many rows a step has.
         total_epochs: that the stage's steps amount to; None: nobody said.
         is_estimate: extrapolated from a part of the records.
@@ -86,6 +87,7 @@ class PlanSurvey:
     num_examples: int
     num_rows: int
     fill_fraction: float | None
+    image_fill_fraction: float | None
     steps_per_epoch: float | None
     total_epochs: float | None
     is_estimate: bool
@@ -235,7 +237,7 @@ def _plan(
         num_shown(size, source.config.weight) for size, source in zip(whole, sources, strict=True)
     )
     if stage.objective == "contrastive":
-        num_rows, fill = num_examples, None
+        num_rows, fill, image_fill = num_examples, None, None
     else:
         shape = RowShape(
             max_seq_len=data.max_seq_len, max_images=data.max_images, packing=data.packing
@@ -244,8 +246,10 @@ def _plan(
         planned = StagePlan(
             ExampleTable(rows, ()), records.sizes, sections, shape, key, 1, ""
         ).epoch(0)
-        tokens = int(rows["length"][planned.examples].sum(dtype=np.int64))
-        fill = tokens / max(len(planned) * data.max_seq_len, 1)
+        shown, size = rows[planned.examples], max(len(planned), 1)
+        fill = int(shown["length"].sum(dtype=np.int64)) / (size * data.max_seq_len)
+        num_images = int(shown["num_images"].sum(dtype=np.int64))
+        image_fill = num_images / (size * data.max_images) if data.max_images else None
         num_rows = round(len(planned) * num_examples / max(len(planned.examples), 1))
     batch = stage.global_batch_size
     steps = num_rows / batch if batch else None
@@ -253,6 +257,7 @@ def _plan(
         num_examples=num_examples,
         num_rows=num_rows,
         fill_fraction=fill,
+        image_fill_fraction=image_fill,
         steps_per_epoch=steps,
         total_epochs=stage.total_steps / steps if stage.total_steps and steps else None,
         is_estimate=whole != usable,

@@ -97,10 +97,11 @@ def test_a_page_without_anything_good():
 def test_numbers():
     assert spread(np.arange(101)) == ["0", "50", "95", "100", "5,050"]
     assert spread(np.zeros(0, int)) == ["-"] * 5
-    plan = PlanSurvey(10, 5, 0.5, 1.25, 8.0, is_estimate=True)
+    plan = PlanSurvey(10, 5, 0.5, 0.25, 1.25, 8.0, is_estimate=True)
     lines = dict(plan_lines(STAGE, plan))
     assert lines["steps"] == "about 1.2 of 4 rows"
     assert lines["of their tokens used"] == "50.0%"
+    assert lines["of their image places used"] == "25.0%"
     assert lines["the whole stage"] == "10 steps, about 8.00 epochs"
 
 

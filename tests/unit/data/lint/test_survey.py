@@ -63,6 +63,8 @@ def test_counts_and_plan_are_those_of_training(stage, folder):
     assert source.rows["num_answers"].sum() == NUM_RECORDS
     assert found.plan.num_rows == training["rows_per_epoch"]
     assert round(found.plan.fill_fraction, 4) == training["fill_fraction"]
+    places = found.plan.num_rows * stage.data.max_images
+    assert found.plan.image_fill_fraction == training["images_per_epoch"] / places
     assert round(found.plan.steps_per_epoch, 2) == training["steps_per_epoch"]
     assert found.plan.total_epochs == 90 / found.plan.steps_per_epoch
     assert not found.plan.is_estimate
