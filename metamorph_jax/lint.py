@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
         surveys=surveys,
         counts=log.counts,
         kept=log.kept,
-        unchecked=unchecked(flags.media, all(stage.writing for stage in stages)),
+        unchecked=unchecked(flags.media, all(stage.writing for stage in stages), flags.workers),
         max_problem_fraction=flags.max_problem_fraction,
     )
     (out / PAGE_FILE).write_text(lint_page(result), "utf-8")

@@ -14,6 +14,7 @@ import numpy as np
 from metamorph_jax.config.schema_run import DataConfig
 from metamorph_jax.data.captions import image_and_caption
 from metamorph_jax.data.conversation import Conversation, Image, Text, Turn
+from metamorph_jax.data.death_journal import DeathJournal
 from metamorph_jax.data.examples import Records
 from metamorph_jax.data.faults import BadSample
 from metamorph_jax.data.lint.findings import Finding, short_hash
@@ -21,6 +22,7 @@ from metamorph_jax.data.lint.media import Looked, MediaReader
 from metamorph_jax.data.lint.texts import special_pattern, text_troubles
 from metamorph_jax.data.media import Media, VideoFrame, media_key
 from metamorph_jax.data.packing import cut_example
+from metamorph_jax.data.pipeline import check_not_blamed
 from metamorph_jax.data.templates import AnyTemplate, Example, render_example
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.typing import Int, Shaped
@@ -81,6 +83,7 @@ class Examiner:
         data: shape of the rows.
         objective: of the stage; `contrastive` wants images with captions.
         writing: None: tokens are not counted.
+        journal: knows the records that ended worker processes.
     """
 
     records: Records
@@ -88,6 +91,7 @@ class Examiner:
     data: DataConfig
     objective: Literal["vpit", "contrastive"]
     writing: Writing | None
+    journal: DeathJournal = dataclasses.field(default_factory=DeathJournal)
 
     def __call__(self, chunk: int) -> Examined:
         """Returns what is seen in records chunk * CHUNK and following; none behind the last."""
@@ -99,7 +103,9 @@ class Examiner:
         for index in range(begin, end):
             seen = _Seen(self.records.where(index))
             try:
-                self._examine(index, rows[index - begin], seen)
+                check_not_blamed(self.journal, seen.where)
+                with self.journal.entering(seen.where):
+                    self._examine(index, rows[index - begin], seen)
             except BadSample as error:
                 seen.findings.append(Finding.of(seen.where, error))
             is_readable = all(finding.severity != "error" for finding in seen.findings)

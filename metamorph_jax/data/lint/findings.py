@@ -27,6 +27,7 @@ _REASONS: dict[str, tuple[Severity, str]] = {
     "missing_media": ("error", "media that are not there"),
     "unreadable_media": ("error", "damaged media, or of another format"),
     "too_large_media": ("error", "media of more pixels, frames or bytes than are decoded"),
+    "killed_worker": ("error", "media whose decoder ends the process"),
     "nothing_to_learn": ("error", "no answer within a row"),
     "over_long": ("warning", "more tokens or images than a row holds: cut, and trained on"),
     "image_tag_in_text": ("warning", "<image> or <video> as mere text"),
@@ -44,14 +45,17 @@ MEANINGS = {reason: meaning for reason, (_, meaning) in _REASONS.items()}
 _OF_MEDIA = {"forbidden_path", "missing_media", "unreadable_media", "too_large_media", "tiny_image"}
 
 
-def unchecked(depth: str, has_tokenizer: bool) -> dict[str, str]:
+def unchecked(depth: str, has_tokenizer: bool, num_workers: int) -> dict[str, str]:
     """Returns which reasons were not looked for, and why.
 
     Args:
         depth: how closely media were looked at, see `media.py`.
         has_tokenizer: whether tokens were counted.
+        num_workers: processes that could be killed instead of this one.
     """
     found = {} if has_tokenizer else {"over_long": "no tokenizer was named"}
+    if num_workers == 0:
+        found["killed_worker"] = "needs --workers=1 or more"
     if depth == "none":
         found |= dict.fromkeys(sorted(_OF_MEDIA), "--media=none opens no image")
     if depth != "decode":

@@ -166,7 +166,7 @@ def survey_stage(
     readers = _readers(loaders, depth)
     examiner = Examiner(records, readers, data, stage.objective, stage.writing)
     rows, images = np.zeros(len(records), ROW), []
-    for begin, examined in _examined(examiner, num_workers):
+    for begin, examined in examined_chunks(examiner, num_workers):
         rows[begin : begin + len(examined.rows)] = examined.rows
         images.append(examined.images)
         log.add(examined.findings)
@@ -206,12 +206,19 @@ def _readers(loaders: list[ImageLoader], depth: Depth) -> list[MediaReader]:
     return [by_loader[id(loader)] for loader in loaders]
 
 
-def _examined(examiner: Examiner, num_workers: int) -> Iterator[tuple[int, Examined]]:
+def examined_chunks(examiner: Examiner, num_workers: int) -> Iterator[tuple[int, Examined]]:
+    """Yields (number of the first record, what was seen in it and those that follow), in order.
+
+    Args:
+        examiner: of the records.
+        num_workers: processes; a record that ends one twice is left out and said. 0: threads.
+    """
     num_chunks = -(-len(examiner.records) // CHUNK)
-    if num_chunks == 1:  # not worth a thread
+    if num_chunks == 1 and num_workers == 0:  # not worth a thread
         yield 0, examiner(0)
         return
-    chunks = iterate_steps(examiner, 0, num_workers, prefetch_batches=max(4, 2 * num_workers))
+    prefetched = max(4, 2 * num_workers)
+    chunks = iterate_steps(examiner, 0, num_workers, prefetched, examiner.journal)
     for chunk, examined in zip(range(num_chunks), chunks, strict=False):
         yield chunk * CHUNK, examined
     chunks.close()

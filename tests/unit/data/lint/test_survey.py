@@ -2,15 +2,20 @@
 
 import dataclasses
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
 
 from metamorph_jax.config.schema_run import DataConfig, SourceConfig
+from metamorph_jax.data.examples import Records
 from metamorph_jax.data.images import ImageLoader
-from metamorph_jax.data.lint.examine import Writing
+from metamorph_jax.data.lint.examine import Examiner, Writing
 from metamorph_jax.data.lint.findings import FindingLog
-from metamorph_jax.data.lint.survey import StageToSurvey, survey_stage
+from metamorph_jax.data.lint.media import MediaReader
+from metamorph_jax.data.lint.survey import StageToSurvey, examined_chunks, survey_stage
 from metamorph_jax.data.pipeline import TrainingData
 from metamorph_jax.data.spans import ImageSpan
 from metamorph_jax.data.templates import TEMPLATES
@@ -75,6 +80,26 @@ def test_workers_see_the_same(stage, folder):
     alone, with_workers = (survey(stage, folder, num_workers=number) for number in (0, 1))
     np.testing.assert_array_equal(alone[0].sources[0].rows, with_workers[0].sources[0].rows)
     assert alone[1] == with_workers[1]
+
+
+class DeadlyReader(MediaReader):
+    """Stands for a decoder with a bug: it ends the process at one record."""
+
+    def look(self, medias, where):
+        if where.endswith(":3"):
+            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)  # a signal takes a moment
+        return super().look(medias, where)
+
+
+def test_a_record_that_kills_workers_is_named(stage, folder, caplog):
+    records = Records(stage.data, "key")
+    readers = [DeadlyReader(ImageLoader(str(folder), 8), "decode")]
+    examiner = Examiner(records, readers, stage.data, "vpit", stage.writing)
+    findings = [f for _, seen in examined_chunks(examiner, 1) for f in seen.findings]
+    killed = [finding for finding in findings if finding.reason == "killed_worker"]
+    assert [finding.where for finding in killed] == [records.where(2)]
+    assert "died" in caplog.text
 
 
 def test_a_part_is_the_part_that_training_would_take_and_is_extrapolated(stage, folder):
