@@ -87,7 +87,10 @@ class _Measure:
             sum(example.image_is_answer),
             is_cut,
         )
-        message = f"{where}: cut to {len(example)} tokens and {len(example.images)} images"
+        message = (
+            f"{where}: more than a row holds; cut to {len(example)} tokens and "
+            f"{len(example.images)} images (see data.max_seq_len and data.max_images)"
+        )
         return row, Finding(source, where, "over_long", message) if is_cut else None
 
 
