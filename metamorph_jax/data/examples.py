@@ -83,7 +83,7 @@ class Records:
         record = self.sources[source][line]
 
         def video_info(video: str) -> VideoInfo:
-            return probe_video(loader.resolve(video, record.where), record.where)
+            return probe_video(loader.resolve_video(video, record.where), record.where)
 
         key = f"{self._key}/sample/{source}/{line}"
         return make_conversation(record, self.configs[source], key, video_info, max_images)

@@ -14,7 +14,7 @@ import numpy as np
 
 from metamorph_jax.data.faults import BadSample
 from metamorph_jax.data.feature_store import FeatureStore
-from metamorph_jax.data.image_files import resolve, shown
+from metamorph_jax.data.image_files import shown
 from metamorph_jax.data.images import ImageLoader
 from metamorph_jax.data.media import Boxed, Crop, ImageBytes, Media, VideoFrame, media_key
 from metamorph_jax.errors import UserError
@@ -53,8 +53,7 @@ def _by_content(media: Media, loader: ImageLoader, where: str) -> Media:
     if isinstance(media, ImageBytes):
         return media
     if isinstance(media, VideoFrame):
-        root = os.path.realpath(loader.root)
-        real = resolve(media.video, root, where, "video", True)
+        real = loader.resolve_video(media.video, where)
         return dataclasses.replace(media, video=_hash_file(real, *_state(real)))
     if isinstance(media, Crop | Boxed):
         return dataclasses.replace(media, image=_by_content(media.image, loader, where))

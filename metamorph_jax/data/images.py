@@ -105,7 +105,7 @@ class ImageLoader:
         if isinstance(first, VideoFrame):
             from metamorph_jax.data.video import read_frames
 
-            real = image_files.resolve(first.video, self._real_root, where, "video", True)
+            real = self.resolve_video(first.video, where)
             return read_frames(real, [frame.seconds for frame in group], where, self.fit)
         base = _whole(first)
         name = f"{where}: image {image_files.shown(base)}"
@@ -125,6 +125,14 @@ class ImageLoader:
         if isinstance(media, ImageBytes):
             return media.data
         return image_files.read_file(media, self._real_root, where)
+
+    def resolve_video(self, path: str, where: str) -> str:
+        """Returns the real path of a video, or of a folder of frames, inside the folder.
+
+        Raises:
+            BadSample: see `image_files.resolve`.
+        """
+        return image_files.resolve(path, self._real_root, where, "video", folders=True)
 
     def resolve(self, path: str, where: str) -> str:
         """Returns the real path of an image inside the folder.

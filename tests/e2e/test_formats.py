@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from metamorph_jax.data.quarantine import HARMLESS
 from metamorph_jax.data.sources.array_record import write_array_record
 from tests.e2e.world import history, make_world, read_records, train
 from tests.source_files import write_parquet, write_tar
-from tests.video_files import write_video
+from tests.video_files import write_frames, write_video
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,9 @@ def mixture(folder):
     write_video(folder / "images" / "clip.mp4", 12, fps=4)
     question = [{"from": "human", "value": "What moves?"}, {"from": "gpt", "value": "A thing."}]
     clip = {"video": "clip.mp4", "conversations": question}
-    (folder / "videos.jsonl").write_text(json.dumps(clip) + "\n")
+    write_frames(folder / "images" / "frames", 5)
+    clips = [clip, clip | {"video": "frames"}]
+    (folder / "videos.jsonl").write_text("".join(json.dumps(fields) + "\n" for fields in clips))
     root = {"image_root": f"{folder}/images"}
     return [
         {"path": f"{folder}/list.json", "weight": 0.5} | root,
@@ -68,4 +71,4 @@ def test_every_format_is_trained_on_and_resumed(world):
     plan = json.loads((world / "cut/data/vpit/plan.json").read_text())
     assert len(plan["sections"][0]["weights"]) == 7
     listed = (world / "cut/data/vpit/quarantine.jsonl").read_text().splitlines()
-    assert {json.loads(line)["reason"] for line in listed} == {"over_long"}  # the video's frames
+    assert {json.loads(line)["reason"] for line in listed} <= HARMLESS  # long wordings of videos
