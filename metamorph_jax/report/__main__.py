@@ -22,15 +22,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--data",
         type=Path,
-        help="held-out questions: a LLaVA-format .jsonl, a folder with heldout_questions.jsonl, or "
-        "the demo's data folder (default: none are asked)",
+        help="held-out questions: a LLaVA-format .jsonl, a folder with heldout_questions.jsonl, "
+        "the demo's data folder, or the word shapes (default: none are asked)",
     )
     parser.add_argument("--image_root", type=Path, help="of the questions (default: their folder)")
     parser.add_argument(
         "--visualizer", type=Path, help="folder of a visualizer (default: RUN/visualizer, if any)"
     )
     parser.add_argument("--step", type=int, help="checkpoint to use (default: the newest intact)")
-    parser.add_argument("--max_questions", type=int, help="ask at most so many, evenly spread")
+    parser.add_argument(
+        "--max_questions", type=int, help="ask at most so many (of shapes: of each kind)"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     flags = parser.parse_args(argv)
     from metamorph_jax.metrics.phases import record_phase

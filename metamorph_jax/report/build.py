@@ -1,7 +1,8 @@
 """Puts the report of one run together: summary.json and report.html in the run's folder.
 
-The demo's own part is in `digits.py`; every other run gets the sections of `run_sections.py` and,
-if it has held-out questions, those of `question_sections.py`.
+The digits demo's own part is in `digits.py`, that of runs on shapes in `shapes.py`; every other run
+gets the sections of `run_sections.py` and, if it has held-out questions, those of
+`question_sections.py`.
 """
 
 import datetime
@@ -27,9 +28,12 @@ from metamorph_jax.report.asking import (
     load_questions,
     write_answers,
 )
-from metamorph_jax.report.digits import DigitsReport, report_digits
+from metamorph_jax.report.digits import report_digits
 from metamorph_jax.report.digits_data import is_digits_folder
+from metamorph_jax.report.findings import Findings
 from metamorph_jax.report.question_sections import questions_section
+from metamorph_jax.report.shapes import DATA_NAME as SHAPES
+from metamorph_jax.report.shapes import report_shapes
 
 REPORT_FILE, SUMMARY_FILE = "report.html", "summary.json"
 PHASE = "report"
@@ -48,11 +52,12 @@ def build_report(
 
     Args:
         run: folder of the run.
-        data: the demo's data folder; or a folder with heldout_questions.jsonl, or such a file;
-            None: no questions are asked.
+        data: the demo's data folder; or "shapes"; or a folder with heldout_questions.jsonl, or
+            such a file; None: no questions are asked.
         visualizer: folder of a trained visualizer; the demo paints with it.
         image_root: of the questions' images; None: the folder that the file is in.
-        max_questions: ask at most so many, evenly spread; None: all.
+        max_questions: ask at most so many, evenly spread; None: all. Of shapes: so many of each
+            kind.
         step: of the checkpoint; None: the newest.
 
     Raises:
@@ -104,10 +109,13 @@ def _examine(
     image_root: Path | None,
     max_questions: int | None,
     step: int | None,
-) -> DigitsReport:
+) -> Findings:
     """Returns what the model itself has to say, if there is data to ask it about."""
     if data is None:
-        return DigitsReport({}, [])
+        return Findings({}, [])
+    if str(data) == SHAPES:
+        tell("loading the checkpoint")
+        return report_shapes(run, Generator.load(run, step), tell, max_questions)
     if data.is_dir() and is_digits_folder(data):
         tell("loading the checkpoint")
         generator = Generator.load(run, step)
@@ -129,7 +137,7 @@ def _examine(
         "understanding_accuracy_by_kind": by_kind,
         "num_questions": len(answered),
     }
-    return DigitsReport(summary, [questions_section(answered)])
+    return Findings(summary, [questions_section(answered)])
 
 
 def tell(what: str) -> None:

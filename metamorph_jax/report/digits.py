@@ -3,7 +3,6 @@
 The visualizer paints in its own process while this one asks the held-out questions.
 """
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from metamorph_jax.report.digits_results import (
     token_scores,
     understanding_scores,
 )
+from metamorph_jax.report.findings import Findings
 from metamorph_jax.report.page import Html
 from metamorph_jax.report.painting import Painting
 from metamorph_jax.report.question_sections import questions_section
@@ -41,26 +41,13 @@ PICTURES_FOLDER = "pictures"
 _MAX_TEXT_TOKENS = 32  # the demo's answers have about ten, beside a picture's
 
 
-@dataclasses.dataclass(frozen=True)
-class DigitsReport:
-    """What the demo adds to a report.
-
-    Attributes:
-        summary: entries of summary.json.
-        sections: of the page, in order.
-    """
-
-    summary: dict[str, Any]
-    sections: list[tuple[str, Html]]
-
-
 def report_digits(
     run: Path,
     data: Path,
     generator: Generator,
     visualizer: Path | None,
     tell: Callable[[str], None],
-) -> DigitsReport:
+) -> Findings:
     """Returns the demo's results and sections; writes answers and pictures into the run's folder.
 
     Args:
@@ -90,7 +77,7 @@ def report_digits(
     summary = understanding_scores(answered)
     summary |= token_scores(drawn, heldout, features, train, train_features)
     painted = _score_pictures(summary, pictures, drawn, heldout, train)
-    return DigitsReport(summary, _sections(summary, answered, drawn, heldout, painted))
+    return Findings(summary, _sections(summary, answered, drawn, heldout, painted))
 
 
 def _ask_meanwhile(

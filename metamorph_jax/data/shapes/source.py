@@ -13,6 +13,7 @@ from typing import Any
 from metamorph_jax.data.records import Record, parse_record
 from metamorph_jax.data.shapes.samples import KINDS, SPLITS, Split, make_sample
 from metamorph_jax.data.sources.base import Source
+from metamorph_jax.data.video import VideoInfo
 from metamorph_jax.errors import UserError, nearest
 
 PREFIX = "shapes:"
@@ -95,3 +96,12 @@ class ShapesSource(Source):
         for index in range(min(_NUM_HASHED, len(self))):
             digest.update(repr(self.fields(index)).encode())
         return digest.hexdigest()
+
+
+def no_files(path: str) -> VideoInfo:
+    """What `make_conversation` is told of video files: there are none, frames stand in records.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(f"{path}: records of shapes name no files")

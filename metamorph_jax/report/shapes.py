@@ -1,0 +1,112 @@
+"""The report's part on shapes: held-out samples of all six kinds, asked, painted and judged."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from metamorph_jax.decoding.features import Encoder
+from metamorph_jax.decoding.generator import Generator, Sampling
+from metamorph_jax.report.asking import ANSWERS_FILE
+from metamorph_jax.report.findings import Findings
+from metamorph_jax.report.pixel_painter import PixelPainter
+from metamorph_jax.report.shapes_cases import (
+    KINDS,
+    MAX_IMAGES,
+    Case,
+    commonest_answers,
+    last_words,
+    load_cases,
+)
+from metamorph_jax.report.shapes_scoring import Outcome, judge, picture_scores, words_scores
+from metamorph_jax.report.shapes_sections import kind_section, overview_section
+
+DATA_NAME = "shapes"  # as --data says it
+NUM_CASES = 200  # of each kind
+_MAX_TEXT_TOKENS = 64  # beside pictures; the longest answers have about 30
+
+
+def report_shapes(
+    run: Path, generator: Generator, tell: Callable[[str], None], num_cases: int | None = None
+) -> Findings:
+    """Returns what the model makes of held-out shapes; writes all answers into the run's folder.
+
+    Args:
+        run: folder of the run.
+        generator: of the checkpoint; its encoder must be the run's own, with a head that paints.
+        tell: is called with what happens next.
+        num_cases: of each kind; None: `NUM_CASES`.
+
+    Raises:
+        UserError: the model has no head that paints pixels.
+    """
+    painter = PixelPainter(generator.params)
+    encoder = Encoder(generator.config, generator.params["vision_tower"])
+
+    def repaint(pictures: np.ndarray) -> np.ndarray:
+        return painter.paint(encoder.encode(pictures, len(pictures)))
+
+    count = num_cases or NUM_CASES
+    tell(f"asking {count} held-out samples of each of {len(KINDS)} kinds")
+    # All at once: samples of different kinds share batches, and so compiled programs.
+    outcomes = answer(generator, painter, [c for kind in KINDS for c in load_cases(kind, count)])
+    summary, sections = {}, []
+    for kind in KINDS:
+        of_kind = [outcome for outcome in outcomes if outcome.case.kind == kind]
+        summary[kind] = _scores(kind, of_kind, repaint)
+        sections.append(kind_section(of_kind, summary[kind]))
+    _write_answers(run / ANSWERS_FILE, outcomes)
+    rates = {
+        f"{kind}_{what}": value
+        for kind, found in summary.items()
+        for what, value in (
+            ("accuracy", found.get("accuracy")),
+            ("pictures", found.get("pictures", {}).get("all")),
+        )
+        if value is not None
+    }
+    return Findings(rates | {"shapes": summary}, [overview_section(summary), *sections])
+
+
+def answer(generator: Generator, painter: PixelPainter, cases: list[Case]) -> list[Outcome]:
+    """Returns the judged answers to all cases."""
+    num_tokens = generator.config.visual_tokens.num_tokens
+    most = max(len(case.pictures) for case in cases)
+    sampling = Sampling(
+        max_new_tokens=_MAX_TEXT_TOKENS + most * (num_tokens + 2), max_images=MAX_IMAGES
+    )
+    answers = generator.generate([case.prompt for case in cases], sampling)
+    return [
+        judge(
+            case,
+            last_words(said.text),
+            list(painter.paint(said.visual_tokens)) if len(said.visual_tokens) else [],
+        )
+        for case, said in zip(cases, answers, strict=True)
+    ]
+
+
+def _scores(
+    kind: str, outcomes: list[Outcome], repaint: Callable[[np.ndarray], np.ndarray]
+) -> dict:
+    with_words = [outcome for outcome in outcomes if outcome.case.answer]
+    with_pictures = [outcome for outcome in outcomes if outcome.case.pictures]
+    found = words_scores(with_words, commonest_answers(kind)) if with_words else {}
+    return found | (picture_scores(with_pictures, repaint) if with_pictures else {})
+
+
+def _write_answers(path: Path, outcomes: list[Outcome]) -> None:
+    """Writes one JSON object a line: kind, task, question, expected words, words, judgement."""
+    with open(path, "w", encoding="utf-8") as file:
+        for outcome in outcomes:
+            fields = {
+                "kind": outcome.case.kind,
+                "task": outcome.case.task,
+                "question": outcome.case.prompt.text,
+                "expected": outcome.case.answer,
+                "answer": outcome.said,
+                "right": outcome.is_said_right,
+                "pictures_right": [score.all for score in outcome.scores],
+            }
+            file.write(json.dumps(fields) + "\n")

@@ -1,0 +1,47 @@
+"""The report on shapes, of an untrained run: every kind has its section, figures and controls."""
+
+import json
+
+import pytest
+
+from metamorph_jax.data.small_tokenizer import train_tokenizer
+from metamorph_jax.errors import UserError
+from metamorph_jax.metrics.writers import MetricWriter
+from metamorph_jax.report.__main__ import main
+from metamorph_jax.report.shapes_cases import KINDS
+from metamorph_jax.report.shapes_sections import TITLES
+from tests.tiny_run import tiny_config, write_tiny_run
+from tests.unit.report.page_reader import PageReader
+
+
+def write_run(folder, **model):
+    train_tokenizer(["a small red circle left of a large blue square"] * 3, 320, folder / "words")
+    run = folder / "run"
+    tokens = {"num_tokens": 16}
+    write_tiny_run(run, tiny_config(str(folder / "words"), visual_tokens=tokens, **model))
+    writer = MetricWriter(run)
+    writer.write_scalars(1, {"stage": "vpit", "stage_step": 1, "text_loss": 1.0})
+    writer.close()
+    return run
+
+
+def test_the_page_shows_every_kind(tmp_path, capsys):
+    run = write_run(tmp_path, contrastive_dim=8)
+    assert main([f"--run={run}", "--data=shapes", "--max_questions=2"]) == 0
+    page = PageReader((run / "report.html").read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(summary["shapes"]) == set(KINDS)
+    text = (run / "report.html").read_text()
+    assert all(title in text for title in TITLES.values())
+    assert len(page.images) >= 6 * 2 and page.is_self_contained
+    found = summary["shapes"]["text_to_image"]
+    assert set(found) >= {"pictures", "ceiling", "shuffled", "pictures_by_task"}
+    assert summary["text_to_image_pictures"] == found["pictures"]["all"] == 0
+    answers = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 6 * 2 and {answer["kind"] for answer in answers} == set(KINDS)
+    assert "image qa accuracy" in capsys.readouterr().out
+
+
+def test_a_run_without_its_own_encoder_is_refused(tmp_path):
+    with pytest.raises(UserError, match="contrastive_dim"):
+        main([f"--run={write_run(tmp_path)}", "--data=shapes"])
