@@ -4,9 +4,11 @@ For features that are kept: `training/feature_cache.py` writes what a stage read
 `decoding/features.py` what the visualizer is trained on.
 
 How a matrix product is summed depends on its number of rows, so on XLA the features of an image
-depend, in their last bits, on how many images a device encodes at once. They depend on nothing else
-that was tried: not on the other images, on the place in the batch, or on the program around it.
-With the number that a training step has, they are therefore the step's own, bit for bit.
+depend, in their last bits, on how many images a device encodes at once; in bfloat16 also on whether
+the program is partitioned over devices (the compiler then leaves out other roundings), and with
+tensor parallelism on how it splits sums. They depend neither on the other images, nor on the place
+in the batch, nor on the program around the tower. Encoded as a training step does it, they are
+therefore the step's own, bit for bit (tests/unit/training/test_cached_features.py).
 """
 
 import contextlib

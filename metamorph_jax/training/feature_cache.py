@@ -9,20 +9,20 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 
 from metamorph_jax.config.schema_model import ModelConfig
-from metamorph_jax.config.schema_run import RunConfig, StageConfig
+from metamorph_jax.config.schema_run import MeshConfig, RunConfig, StageConfig
+from metamorph_jax.data.examples import Records
 from metamorph_jax.data.faults import BadSample
 from metamorph_jax.data.feature_loader import feature_key
 from metamorph_jax.data.feature_store import FeatureStore, FeatureWriter, check_fingerprint
 from metamorph_jax.data.images import ImageLoader, Pixels, pad_color
-from metamorph_jax.data.media_list import record_media
+from metamorph_jax.data.media import Media
 from metamorph_jax.data.pipeline import image_loaders
-from metamorph_jax.data.sources import Source, open_source
 from metamorph_jax.metrics.progress import Progress
 from metamorph_jax.models.encoder import TowerEncoder, encoder_fingerprint
 from metamorph_jax.models.init import init_params
@@ -102,17 +102,17 @@ def write_features(
     Raises:
         UserError: a source cannot be used.
     """
-    # Every device here takes as many as one would in the run.
-    mesh = create_mesh(dataclasses.replace(config.mesh, data=-1, fsdp=1, tensor=1))
+    # Partitioned only if the run is: the compiler keeps other roundings of bfloat16 then.
+    is_partitioned = max(mesh_sizes(config).values()) > 1
+    mesh = create_mesh(MeshConfig(data=-1, fsdp=1)) if is_partitioned else None
     encoder = TowerEncoder(config.model, tower, images_per_call(config, stage), mesh)
-    sources = [open_source(source.path) for source in stage.data.sources]
-    total = sum(len(source) for source in sources)
-    progress = Progress(total, "record", log_interval=1000, label=stage.name)
+    records = Records(stage.data, f"{config.seed}/{stage.name}")  # as in TrainingData
+    progress = Progress(len(records), "record", log_interval=1000, label=stage.name)
     progress.waiting_for("compiling")
     tally, waiting = Tally(), {}  # a dict keeps the order
 
     def new_images() -> Iterator[Pixels]:
-        for work in _read_ahead(config, stage, sources, writer):
+        for work in _read_ahead(config, stage, records, writer):
             tally.records += 1
             if work.problem:
                 tally.bad.append(work.problem)
@@ -134,29 +134,27 @@ def write_features(
 
 
 def _read_ahead(
-    config: RunConfig, stage: StageConfig, sources: list[Source], writer: FeatureWriter
+    config: RunConfig, stage: StageConfig, records: Records, writer: FeatureWriter
 ) -> Iterator[_Work]:
     """Yields what each record needs, in order, read by as many threads as there are cores."""
     vision = config.model.vision
     color = pad_color(PIXEL_STATISTICS[vision.family][0])
-    loaders = image_loaders(stage.data, vision.image_size, color)
+    loaders = image_loaders(stage.data, vision.image_size, color, vision.family)
 
-    def read(number: int, index: int) -> _Work:
-        source, own = sources[number], stage.data.sources[number]
-        key = f"{config.seed}/{stage.name}/{number}/{index}"
+    def read(index: int) -> _Work:
+        loader, where = loaders[records.source_of(index)], records.where(index)
         try:
-            medias = record_media(source, index, own, loaders[number], key, stage.data.max_images)
-            return _Work(_new_images(medias, loaders[number], source.where(index), writer))
+            medias = records.conversation(index, loader, stage.data.max_images).images
+            return _Work(_new_images(medias, loader, where, writer))
         except BadSample as error:
             return _Work({}, str(error))
 
     num_threads = os.cpu_count() or 1
-    places = ((i, j) for i, source in enumerate(sources) for j in range(len(source)))
     with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
         ahead: collections.deque[concurrent.futures.Future[_Work]] = collections.deque()
         try:
-            for place in places:
-                ahead.append(pool.submit(read, *place))
+            for index in range(len(records)):
+                ahead.append(pool.submit(read, index))
                 if len(ahead) >= _READ_AHEAD * num_threads:
                     yield ahead.popleft().result()
             while ahead:
@@ -167,7 +165,7 @@ def _read_ahead(
 
 
 def _new_images(
-    medias: tuple, loader: ImageLoader, where: str, writer: FeatureWriter
+    medias: Sequence[Media], loader: ImageLoader, where: str, writer: FeatureWriter
 ) -> dict[bytes, Pixels]:
     """Returns the pixels of media that the writer has not, by key."""
     keys = {feature_key(media, loader, where): media for media in medias}
