@@ -141,7 +141,7 @@ def show_step(quick: bool, folder: Path) -> None:
     del folder
     from packed_step import speedup
 
-    gain = speedup(*((16, 256, 1) if quick else (192, 1024, 3)))
+    gain = speedup(*((16, 256, 1) if quick else (96, 1024, 3)))
     print_goal("step, packed against padded to the longest of 16", gain, 2.0)
 
 
