@@ -38,11 +38,29 @@ def check_encoder(store: FeatureStore, params: PyTree, model: ModelConfig) -> No
     """Raises a UserError unless the features are those of a run's own tower.
 
     Args:
-        store: of the stage that begins.
+        store: that a stage reads.
         params: of the run, as the stage begins with them.
         model: of the run.
     """
     check_fingerprint(store, encoder_fingerprint(model, params["vision_tower"]))
+
+
+def check_caches(config: RunConfig, first: int, params: PyTree) -> None:
+    """Checks the features of a stage that begins, and of those to come with the same tower.
+
+    Args:
+        config: the recipe.
+        first: number of the stage that begins.
+        params: that it begins with.
+
+    Raises:
+        UserError: a cache is missing, damaged, or of another encoder.
+    """
+    for stage in config.stages[first:]:
+        if stage.needs_pixels:
+            return  # it may train the tower; whoever comes then is checked then
+        if stage.data.features:
+            check_encoder(FeatureStore(stage.data.features), params, config.model)
 
 
 def initial_tower(config: RunConfig) -> PyTree:
