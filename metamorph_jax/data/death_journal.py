@@ -90,4 +90,8 @@ class WorkerSlots:
         alive = {str(child.pid) for child in multiprocessing.active_children()}
         for name in alive.intersection(os.listdir(self._folder)):
             os.kill(int(name), signal.SIGKILL)
+        self.remove()
+
+    def remove(self) -> None:
+        """Removes the files, however many do so at once."""
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -70,6 +70,7 @@ def iterate_steps(
     """
     if num_workers == 0:
         yield from _iterate_in_threads(build, start_step, prefetch_batches)
+        return
     journal = journal or DeathJournal()
     unexplained = 0
     while True:
@@ -215,10 +216,12 @@ def _prepare_worker(slots: WorkerSlots, worker: int, num_workers: int) -> None:
     slots.enroll()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    threading.Thread(
+        target=_end_with_parent, args=(slots,), name="end-with-parent", daemon=True
+    ).start()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(slots: WorkerSlots) -> None:
     """Waits until the main process is gone, then ends this one, whatever it is doing.
 
     Linux could do it alone (PR_SET_PDEATHSIG), but it watches the *thread* that started the worker,
@@ -227,4 +230,5 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     while parent is not None and parent.is_alive() and os.getppid() == parent.pid:
         parent.join(_PARENT_CHECK_SECONDS)
+    slots.remove()
     os.kill(os.getpid(), signal.SIGKILL)
