@@ -81,17 +81,21 @@ class WorkerSlots:
         alive = {child.pid for child in multiprocessing.active_children()}
         return {
             int(file.name): file.read_bytes().decode("utf-8", "surrogateescape")
-            for file in sorted(Path(self._folder).iterdir())
+            for file in self._files()
             if int(file.name) not in alive
         }
 
     def close(self) -> None:
         """Removes the files; ends whoever is left."""
         alive = {str(child.pid) for child in multiprocessing.active_children()}
-        for name in alive.intersection(os.listdir(self._folder)):
+        for name in alive.intersection(file.name for file in self._files()):
             os.kill(int(name), signal.SIGKILL)
         self.remove()
 
     def remove(self) -> None:
         """Removes the files, however many do so at once."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _files(self) -> list[Path]:
+        # None, if somebody cleaned up the temporary folder during a long run.
+        return sorted(Path(self._folder).glob("*"))
