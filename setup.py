@@ -15,6 +15,7 @@ CORE = [
     "jaxtyping",
     "jinja2",
     "ml_collections>=1.1.0",
+    "ml_dtypes",
     "numpy",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",

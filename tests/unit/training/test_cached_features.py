@@ -17,11 +17,12 @@ from metamorph_jax.models.metamorph import MetaMorph
 from metamorph_jax.optim.selection import select
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.sharding.rules import batch_sharding, specs_for
-from metamorph_jax.training.feature_cache import check_encoder
+from metamorph_jax.training.feature_cache import check_caches, check_encoder, images_per_call
 from metamorph_jax.training.forward import make_forward
 from metamorph_jax.training.step import make_gradients
 from metamorph_jax.trees import flatten
 from tests.tiny import tiny_batch, tiny_model, tiny_stage
+from tests.tiny_run import tiny_config
 from tests.tolerances import BFLOAT16, FLOAT32_REORDERED
 
 DTYPES = ["float32", "bfloat16"]
@@ -192,3 +193,59 @@ def test_the_fingerprint_covers_what_decides_the_features_and_nothing_else():
         dataclasses.replace(model, dtype="bfloat16"),
     ]
     assert len({mine, *(encoder_fingerprint(config, tower) for config in others)}) == 6
+
+
+def test_stages_to_come_are_checked_before_the_first_one_trains(tmp_path):
+    base = tiny_config()
+    params = init_params(base.model, jax.random.key(0))
+    encoder = TowerEncoder(base.model, params["vision_tower"])
+    with FeatureWriter(tmp_path / "mine", encoder.fingerprint, "float32", (4, 24)) as out:
+        out.add(bytes(32), np.zeros((4, 24), np.float32))
+
+    def stage(name, features, **changes):
+        data = dataclasses.replace(base.stages[0].data, features=features)
+        return dataclasses.replace(base.stages[0], name=name, data=data, **changes)
+
+    mine, absent = str(tmp_path / "mine"), str(tmp_path / "absent")
+    tower = stage("tower", "", trained=("/",))
+    good = [stage("a", mine), stage("b", ""), stage("c", mine), tower, stage("d", absent)]
+    check_caches(dataclasses.replace(base, stages=tuple(good)), 0, params)
+    bad = dataclasses.replace(base, stages=(stage("a", mine), stage("b", absent)))
+    with pytest.raises(UserError, match="absent: no feature cache is here"):
+        check_caches(bad, 0, params)
+    other = init_params(base.model, jax.random.key(1))
+    with pytest.raises(UserError, match="another encoder"):
+        check_caches(dataclasses.replace(base, stages=tuple(good)), 1, other)
+
+
+@pytest.mark.parametrize(
+    ("needs_pixels", "changes"),
+    [
+        (False, {"trained": ("connector", "language_model")}),
+        (False, {"trained": ("/",), "excluded": ("vision_tower",)}),
+        (True, {"trained": ("/",)}),
+        (True, {"trained": ("vision_tower/blocks",)}),
+        (True, {"trained": ("/",), "excluded": ("vision_tower/blocks",)}),
+        (True, {"objective": "contrastive", "trained": ("contrastive",)}),
+    ],
+)
+def test_stages_that_need_pixels_may_not_name_features(needs_pixels, changes):
+    data = dataclasses.replace(tiny_stage().data, features="cache")
+    stage = tiny_stage(data=data, **changes)
+    assert stage.needs_pixels == needs_pixels
+    found = [problem for problem in stage.problems() if "data.features='cache'" in problem]
+    assert len(found) == needs_pixels
+
+
+@pytest.mark.parametrize(
+    ("mesh", "changes", "expected"),
+    [
+        ({}, {}, 8 * 2),
+        ({}, {"grad_accum_steps": 2}, 4 * 2),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, {}, 2 * 2),
+        ({"fsdp": 64}, {}, 2),
+    ],
+)
+def test_images_per_call_are_those_of_a_step(mesh, changes, expected):
+    config = dataclasses.replace(tiny_config(), mesh=MeshConfig(**({"fsdp": 1} | mesh)))
+    assert images_per_call(config, tiny_stage(**changes)) == expected
