@@ -17,7 +17,7 @@ from metamorph_jax.config.schema_model import (
 )
 from metamorph_jax.config.schema_run import DataConfig, MeshConfig, OptimizerConfig, StageConfig
 from metamorph_jax.data.packing import pack_rows
-from metamorph_jax.data.rows import build_row
+from metamorph_jax.data.rows import build_rows, pixel_slots
 from metamorph_jax.data.templates import Example
 from metamorph_jax.models.init import abstract_params
 from metamorph_jax.optim.selection import select
@@ -79,18 +79,20 @@ def make_batch(rows: list[list[int]], samples: list[Example], max_seq_len: int, 
         side = (IMAGE_SIZE, IMAGE_SIZE, 3)
         return np.random.default_rng(number).integers(0, 256, side, np.uint8)
 
-    built = [
-        build_row(
+    filled = [
+        (
             [samples[number] for number in row],
             [image(number) for number in row for _ in samples[number].images],
-            max_seq_len=max_seq_len,
-            max_images=max_images,
-            num_visual_tokens=TOKENS_PER_IMAGE,
-            image_size=IMAGE_SIZE,
         )
         for row in rows
     ]
-    return {name: np.stack([row[name] for row in built]) for name in built[0]}
+    return build_rows(
+        filled,
+        pixel_slots(IMAGE_SIZE),
+        max_seq_len=max_seq_len,
+        max_images=max_images,
+        num_visual_tokens=TOKENS_PER_IMAGE,
+    )
 
 
 def packed_batches(samples: list[Example], max_seq_len: int) -> Iterator[dict]:

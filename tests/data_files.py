@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from metamorph_jax.data.records import parse_record
+from metamorph_jax.data.rows import build_rows, pixel_slots
 from metamorph_jax.data.small_tokenizer import train_tokenizer
 from metamorph_jax.data.tokenizer import Tokenizer, load_tokenizer
 
@@ -58,3 +59,9 @@ def write_dataset(folder: Path, count: int, seed: int = 0) -> Path:
         turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
         records.append({"image": images, "conversations": turns})
     return write_jsonl(folder / "data.jsonl", records)
+
+
+def one_row(examples, images, *, image_size: int, **sizes: int) -> dict[str, np.ndarray]:
+    """Returns the arrays of one row; see `build_rows`."""
+    rows = build_rows([(examples, images)], pixel_slots(image_size), **sizes)
+    return {name: array[0] for name, array in rows.items()}

@@ -29,13 +29,11 @@ from metamorph_jax.data.pipeline import (
     check_not_blamed,
     check_sources,
     image_loaders,
-    stack,
 )
 from metamorph_jax.data.quarantine import Built, Finding, Quarantine
 from metamorph_jax.data.records import Record
-from metamorph_jax.data.rows import Row
 from metamorph_jax.data.tokenizer import Tokenizer
-from metamorph_jax.typing import CaptionBatch, Integer
+from metamorph_jax.typing import Array, CaptionBatch, Integer
 
 NO_CAPTION = -1  # caption id of a row that takes no part
 
@@ -100,7 +98,7 @@ class CaptionData:
         epoch, position = divmod(row, len(self._order(0)))
         return int(self._order(epoch)[position])
 
-    def _build_row(self, row: int) -> tuple[Row, list[Finding]]:
+    def _build_row(self, row: int) -> tuple[dict[str, Array], list[Finding]]:
         index = self._example(row)
         source, where = self._records.source_of(index), self._records.where(index)
         tokens = np.zeros(self.data.max_seq_len, np.int32)
@@ -132,7 +130,8 @@ class CaptionData:
         """Returns this process's part of the batch of a step, and what is bad in it."""
         rows = process_rows(step, self.global_batch_size, process_index, process_count)
         built, findings = zip(*map(self._build_row, rows), strict=True)
-        return Built(stack(built), [finding for found in findings for finding in found])
+        batch = {name: np.stack([row[name] for row in built]) for name in built[0]}
+        return Built(batch, [finding for found in findings for finding in found])
 
     def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> CaptionBatch:
         """Returns this process's part of the batch of a step; bad samples take no part in it."""

@@ -21,13 +21,15 @@ from metamorph_jax.data.death_journal import DeathJournal
 from metamorph_jax.data.example_table import OnProgress, load_or_measure
 from metamorph_jax.data.examples import Examples, Records
 from metamorph_jax.data.faults import BadSample
+from metamorph_jax.data.feature_loader import FeatureLoader
+from metamorph_jax.data.feature_store import FeatureStore
 from metamorph_jax.data.geometry import Processor
 from metamorph_jax.data.images import GREY, ImageLoader
 from metamorph_jax.data.loader import iterate_steps, process_rows
 from metamorph_jax.data.packing import num_shown
 from metamorph_jax.data.plan import RowShape, Section, StagePlan, continue_sections
 from metamorph_jax.data.quarantine import Built, Finding, Quarantine
-from metamorph_jax.data.rows import Row, blank_example, build_row
+from metamorph_jax.data.rows import Filled, Slots, blank_example, build_rows, pixel_slots
 from metamorph_jax.data.templates import Example
 from metamorph_jax.data.templates.rendering import AnyTemplate
 from metamorph_jax.data.tokenizer import Tokenizer
@@ -83,6 +85,12 @@ class TrainingData:
         check_sources(data)
         records = Records(data, self._key)
         self._loaders = image_loaders(data, image_size, pad_color, processor)
+        self._read = self._loaders
+        self._slots = pixel_slots(image_size)
+        if data.features:
+            store = FeatureStore(data.features)
+            self._read = [FeatureLoader(store, loader) for loader in self._loaders]
+            self._slots = Slots("features", store.shape, store.dtype)
         self._examples = Examples(
             records, self._loaders, data, tokenizer, template, num_visual_tokens
         )
@@ -107,8 +115,9 @@ class TrainingData:
         )
         check_epoch(data, self.plan.usable_sizes)
 
-    def _build_row(self, row: int) -> tuple[Row, list[Finding]]:
-        examples, images, findings = [], [], []
+    def _fill_row(self, row: int, findings: list[Finding]) -> Filled:
+        """Returns the examples of a row and their images; appends what is bad to `findings`."""
+        examples, images = [], []
         for index in self.plan.row(row):
             records = self._examples.records
             where = records.where(index)
@@ -120,15 +129,7 @@ class TrainingData:
                 findings.append(Finding.of(records.source_of(index), where, error))
             examples.append(example)
             images += pixels
-        built = build_row(
-            examples,
-            images,
-            max_seq_len=self.data.max_seq_len,
-            max_images=self.data.max_images,
-            num_visual_tokens=self.num_visual_tokens,
-            image_size=self.image_size,
-        )
-        return built, findings
+        return examples, images
 
     def _load(self, index: int, where: str) -> tuple[Example, list]:
         """Returns an example as it was measured, and its pixels."""
@@ -141,14 +142,21 @@ class TrainingData:
                 f"{example.where}: the record has changed since the data was measured; "
                 "start the run again when nobody writes to the file",
             )
-        loader = self._loaders[self._examples.records.source_of(index)]
+        loader = self._read[self._examples.records.source_of(index)]
         return example, loader.load_all(example.images, example.where)
 
     def build(self, step: int, process_index: int = 0, process_count: int = 1) -> Built:
         """Returns this process's rows of a step, and what is bad in them."""
+        findings: list[Finding] = []
         rows = self._rows(step, process_index, process_count)
-        built, findings = zip(*map(self._build_row, rows), strict=True)
-        return Built(stack(built), [finding for found in findings for finding in found])
+        batch = build_rows(
+            [self._fill_row(row, findings) for row in rows],
+            self._slots,
+            max_seq_len=self.data.max_seq_len,
+            max_images=self.data.max_images,
+            num_visual_tokens=self.num_visual_tokens,
+        )
+        return Built(batch, findings)
 
     def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> Batch:
         """Returns this process's rows of a step; the places of bad samples are empty."""
@@ -279,8 +287,3 @@ def image_loaders(
         for folder in map(root, data.sources)
     }
     return [by_root[root(source)] for source in data.sources]
-
-
-def stack(rows: Sequence[Row]) -> Any:
-    """Returns rows as one dict of arrays with a leading batch dimension."""
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -1,51 +1,73 @@
-"""Examples -> the arrays of one packed row (see `Batch` in `metamorph_jax/typing.py`).
+"""Examples -> the arrays of packed rows (see `Batch` in `metamorph_jax/typing.py`).
 
 Targets are shifted inside each segment, so that nothing is predicted across a border: the last
-position of a segment has no target. `pipeline.py` stacks rows into batches.
+position of a segment has no target.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from metamorph_jax.data.templates import Example
-from metamorph_jax.typing import Array, Shaped
+from metamorph_jax.typing import Array
 
-Row = dict[str, Array]  # the keys and shapes of Batch, without its "B"
+Rows = dict[str, Array]  # the keys and shapes of Batch
+Filled = tuple[Sequence[Example], Sequence[Array]]
 
 
-def build_row(
-    examples: Sequence[Example],
-    images: Sequence[Shaped[Array, "height width 3"]],
+class Slots(NamedTuple):
+    """What an image of a row is given as.
+
+    Attributes:
+        name: key of the batch: `images` (pixels) or `features` (what the tower makes of them).
+        shape: of one image.
+        dtype: of its numbers.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def pixel_slots(image_size: int) -> Slots:
+    """Returns slots for uint8 RGB images of `image_size` pixels a side."""
+    return Slots("images", (image_size, image_size, 3), np.dtype(np.uint8))
+
+
+def build_rows(
+    filled: Sequence[Filled],
+    slots: Slots,
     *,
     max_seq_len: int,
     max_images: int,
     num_visual_tokens: int,
-    image_size: int,
-) -> Row:
-    """Returns one row.
+) -> Rows:
+    """Returns a batch of rows.
 
     Args:
-        examples: become segments 1, 2, ...; together they fit.
-        images: pixels of all their images, in order.
-        max_seq_len: T, positions of the row.
-        max_images: I, image slots of the row; unused ones are zero.
+        filled: what each row holds: examples, which become segments 1, 2, ... and together fit; and
+            the images of all of them, in order.
+        slots: what an image is given as.
+        max_seq_len: T, positions of a row.
+        max_images: I, image slots of a row; unused ones are zero.
         num_visual_tokens: P, visual tokens of an image.
-        image_size: height and width of the slots, in pixels.
     """
-    row = empty_row(max_seq_len, max_images, image_size)
-    offset = first_visual = 0
-    for segment, example in enumerate(examples, start=1):
-        _write_segment(row, segment, example, offset, first_visual)
-        offset += len(example)
-        first_visual += len(example.images) * num_visual_tokens
-    for slot, pixels in enumerate(images):
-        row["images"][slot] = pixels
-    return row
+    rows = empty_rows(len(filled), max_seq_len, max_images, slots)
+    for index, (examples, images) in enumerate(filled):
+        row = {name: array[index] for name, array in rows.items()}
+        offset = first_visual = 0
+        for segment, example in enumerate(examples, start=1):
+            _write_segment(row, segment, example, offset, first_visual)
+            offset += len(example)
+            first_visual += len(example.images) * num_visual_tokens
+        for slot, image in enumerate(images):
+            row[slots.name][slot] = image
+    return rows
 
 
 def _write_segment(
-    row: Row, segment: int, example: Example, offset: int, first_visual: int
+    row: Rows, segment: int, example: Example, offset: int, first_visual: int
 ) -> None:
     """Writes an example into its positions, its visual tokens counted from `first_visual`."""
     length = len(example)
@@ -74,12 +96,13 @@ def blank_example(length: int) -> Example:
     )
 
 
-def empty_row(max_seq_len: int, max_images: int, image_size: int) -> Row:
-    """Returns a row of padding: no segment, no target, black images."""
+def empty_rows(num_rows: int, max_seq_len: int, max_images: int, slots: Slots) -> Rows:
+    """Returns rows of padding: no segment, no target, black images."""
+    shape = (num_rows, max_seq_len)
     integers = ("tokens", "targets", "segment_ids", "positions")
-    row: Row = {name: np.zeros(max_seq_len, np.int32) for name in integers}
-    row["loss_mask"] = np.zeros(max_seq_len, np.bool_)
-    row["visual_index"] = np.full(max_seq_len, -1, np.int32)
-    row["visual_target"] = np.full(max_seq_len, -1, np.int32)
-    row["images"] = np.zeros((max_images, image_size, image_size, 3), np.uint8)
-    return row
+    rows: Rows = {name: np.zeros(shape, np.int32) for name in integers}
+    rows["loss_mask"] = np.zeros(shape, np.bool_)
+    rows["visual_index"] = np.full(shape, -1, np.int32)
+    rows["visual_target"] = np.full(shape, -1, np.int32)
+    rows[slots.name] = np.zeros((num_rows, max_images, *slots.shape), slots.dtype)
+    return rows

@@ -8,9 +8,9 @@ import pytest
 from metamorph_jax.data.conversation import read_conversation
 from metamorph_jax.data.packing import cut_example
 from metamorph_jax.data.records import parse_record
-from metamorph_jax.data.rows import build_row
 from metamorph_jax.data.templates import TEMPLATES, render_example
 from metamorph_jax.data.tokenizer import load_tokenizer
+from tests.data_files import one_row
 from tests.golden_data import GOLDEN
 
 pytestmark = pytest.mark.golden
@@ -79,7 +79,7 @@ def test_rows_predict_what_the_reference_predicts(examples):
     """The shifted targets of a packed row say the same as the reference's labels."""
     cut = [in_reference_mode(example) for example in examples]
     images = [np.zeros((2, 2, 3), np.uint8)] * sum(len(example.images) for example in cut)
-    row = build_row(
+    row = one_row(
         cut,
         images,
         max_seq_len=3 * MAX_LEN,

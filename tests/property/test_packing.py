@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from metamorph_jax.data.conversation import Conversation, Image, Text, Turn
 from metamorph_jax.data.packing import cut_example, epoch_order, pack_rows
-from metamorph_jax.data.rows import build_row
 from metamorph_jax.data.templates import TEMPLATES, render_example
-from tests.data_files import small_tokenizer
+from tests.data_files import one_row, small_tokenizer
 
 P, T, IMAGES, SIZE = 3, 48, 3, 2
 many = settings(deadline=None, max_examples=100)
@@ -127,7 +126,7 @@ def test_a_row_gives_its_examples_back(tokenizer, dialogues):
             examples.append(example)
             used, images = used + len(example), images + len(example.images)
     pixels = [np.full((SIZE, SIZE, 3), slot + 1, np.uint8) for slot in range(images)]
-    row = build_row(
+    row = one_row(
         examples, pixels, max_seq_len=T, max_images=IMAGES, num_visual_tokens=P, image_size=SIZE
     )
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from metamorph_jax.data.conversation import read_conversation
-from metamorph_jax.data.rows import build_row, empty_row
+from metamorph_jax.data.rows import empty_rows, pixel_slots
 from metamorph_jax.data.templates import TEMPLATES, render_example
-from tests.data_files import record, small_tokenizer
+from tests.data_files import one_row, record, small_tokenizer
 
 P, T, IMAGES, SIZE = 2, 64, 4, 3
 
@@ -27,13 +27,8 @@ def examples(tokenizer):
 @pytest.fixture(scope="module")
 def row(examples):
     images = [np.full((SIZE, SIZE, 3), value, np.uint8) for value in (1, 2, 3)]
-    return build_row(
-        examples,
-        images,
-        max_seq_len=T,
-        max_images=IMAGES,
-        num_visual_tokens=P,
-        image_size=SIZE,
+    return one_row(
+        examples, images, max_seq_len=T, max_images=IMAGES, num_visual_tokens=P, image_size=SIZE
     )
 
 
@@ -94,11 +89,9 @@ def test_unused_slots_are_black(row):
 
 
 def test_empty_row_is_padding():
-    row = empty_row(T, IMAGES, SIZE)
+    row = {name: array[0] for name, array in empty_rows(1, T, IMAGES, pixel_slots(SIZE)).items()}
     assert not row["segment_ids"].any() and not row["loss_mask"].any()
     assert (row["visual_index"] == -1).all() and (row["visual_target"] == -1).all()
-    built = build_row(
-        [], [], max_seq_len=T, max_images=IMAGES, num_visual_tokens=P, image_size=SIZE
-    )
+    built = one_row([], [], max_seq_len=T, max_images=IMAGES, num_visual_tokens=P, image_size=SIZE)
     for name, array in row.items():
         np.testing.assert_array_equal(built[name], array)
