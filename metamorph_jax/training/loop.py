@@ -21,6 +21,7 @@ from metamorph_jax.metrics.phases import phase
 from metamorph_jax.metrics.writers import MetricWriter
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.signals import EXIT_STOPPED, StopRequest
+from metamorph_jax.training.feature_cache import check_caches
 from metamorph_jax.training.recorder import Recorder
 from metamorph_jax.training.resume import Start, check_same_data, find_start
 from metamorph_jax.training.stages import (
@@ -86,7 +87,7 @@ def train(
                     resumed = start.data(config.stages[index].name)
                     folder = workdir / "data" / config.stages[index].name
                     stage = prepare_stage(config, index, mesh, tokenizer, folder, resumed)
-                    state = _enter_stage(run, stage, start, params)
+                    state = _enter_stage(run, index, stage, start, params)
                     params = run_stage(run, stage, state, stop).params
         finally:
             # Also after an error, and still deaf to signals: what is being saved is good.
@@ -129,9 +130,12 @@ def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> T
     return state
 
 
-def _enter_stage(run: Run, stage: Stage, start: Start, params: PyTree | None) -> TrainState:
+def _enter_stage(
+    run: Run, index: int, stage: Stage, start: Start, params: PyTree | None
+) -> TrainState:
     """Returns the state a stage begins with: resumed, carried over, or new."""
     if params is not None:
+        check_caches(run.config, index, params)
         return create_state(params, stage.selection, stage.optimizer, stage.layout)
     state = None
     if start.meta is None:
@@ -141,6 +145,7 @@ def _enter_stage(run: Run, stage: Stage, start: Start, params: PyTree | None) ->
         state = run.store.restore(stage.layout.abstract, start.restore_step)[0]
     else:
         params, _ = run.store.restore_params(stage.layout.abstract.params, start.restore_step)
+    check_caches(run.config, index, params if state is None else state.params)
     # Only now is it sure that the run goes on from here.
     run.store.set_aside_after(start.global_step)
     (run.workdir / "recipe.txt").write_text(to_text(run.config) + "\n")
