@@ -54,7 +54,12 @@ def count_batch(batch: Mapping[str, Array], num_visual_tokens: int) -> BatchCoun
 
 
 def model_flops(
-    config: ModelConfig, counts: BatchCounts, trained: Iterable[str], excluded: Iterable[str] = ()
+    config: ModelConfig,
+    counts: BatchCounts,
+    trained: Iterable[str],
+    excluded: Iterable[str] = (),
+    *,
+    has_features: bool = False,
 ) -> float:
     """Returns the FLOPs of one training step on a batch with these counts.
 
@@ -68,6 +73,7 @@ def model_flops(
         counts: from `count_batch`.
         trained: prefixes of trained parameters, as in a stage ("/" is everything).
         excluded: prefixes taken out of `trained`.
+        has_features: the tower does not run, its features come with the batch.
     """
     select = _Selection(tuple(trained), tuple(excluded))
     sizes = matmul_params(config)
@@ -78,7 +84,8 @@ def model_flops(
     after_blocks = before_blocks or blocks
     num_visual = counts.num_images * config.visual_tokens.num_tokens
 
-    total = counts.num_images * vision_flops(config.vision) * (3 if tower else 1)
+    passes = 0 if has_features else 3 if tower else 1
+    total = counts.num_images * vision_flops(config.vision) * passes
     total += _matmul(sizes["connector"], num_visual, connector, tower)
     total += _matmul(sizes["language_model/blocks"], counts.num_tokens, blocks, before_blocks)
     attention = 2 * config.llm.num_layers * config.llm.num_heads * config.llm.head_dim

@@ -112,7 +112,13 @@ def _flops(config: RunConfig, stage: StageConfig) -> float:
         num_images=images,
         num_visual_targets=images * num_tokens,
     )
-    return model_flops(config.model, counts, stage.trained, stage.excluded)
+    return model_flops(
+        config.model,
+        counts,
+        stage.trained,
+        stage.excluded,
+        has_features=bool(stage.data.features),
+    )
 
 
 def _print_sample(config: RunConfig) -> list[str]:

@@ -36,7 +36,9 @@ def estimate_memory(
     all_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in flatten(params).values())
     trained = sum(leaf.size for leaf in jax.eval_shape(selection.split, params).values())
     rows = stage.global_batch_size // (mesh["data"] * mesh["fsdp"] * stage.grad_accum_steps)
-    activations = _tower_bytes(model, rows, stage, mesh["tensor"])
+    activations = 0.0
+    if not stage.data.features:
+        activations += _tower_bytes(model, rows, stage, mesh["tensor"])
     if stage.objective == "vpit":
         activations += _decoder_bytes(model, rows, stage, mesh["tensor"])
     copies = 2 if stage.grad_accum_steps > 1 else 1  # the sum, and what is added to it

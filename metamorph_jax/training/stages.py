@@ -275,7 +275,9 @@ def batch_work(model: ModelConfig, stage: StageConfig, batch: PyTree) -> Work:
         num_tokens = int(batch["token_mask"].sum())
         return Work(num_tokens, num_images, contrastive_flops(model, num_images))
     counts = count_batch(batch, model.visual_tokens.num_tokens)
-    flops = model_flops(model, counts, stage.trained, stage.excluded)
+    flops = model_flops(
+        model, counts, stage.trained, stage.excluded, has_features="features" in batch
+    )
     return Work(counts.num_tokens, counts.num_images, flops)
 
 
