@@ -187,9 +187,9 @@ def shift(
         return pixels
     height, width, _ = pixels.shape
     down, right = (random_bits(key, 2) % np.uint64(2 * shift_pixels + 1)).astype(np.int64).tolist()
-    border = (shift_pixels, shift_pixels)
-    padded = np.pad(pixels, (border, border, (0, 0)), mode="edge")
-    return padded[down : down + height, right : right + width]
+    rows = np.clip(np.arange(height) + down - shift_pixels, 0, height - 1)
+    columns = np.clip(np.arange(width) + right - shift_pixels, 0, width - 1)
+    return pixels[rows[:, None], columns]
 
 
 def _caption_id(caption: str) -> np.int32:
