@@ -13,12 +13,12 @@ from metamorph_jax.config.presets import llm_preset, vision_preset
 
 # Records of each kind; an epoch shows each once.
 COUNTS = {
-    "image_qa": 6000,
-    "video_qa": 3000,
-    "text_to_image": 6000,
-    "pure_video": 3000,
-    "visual_thinking": 4000,
-    "image_to_image": 6000,
+    "image_qa": 10_000,
+    "video_qa": 4_000,
+    "text_to_image": 10_000,
+    "pure_video": 4_000,
+    "visual_thinking": 5_000,
+    "image_to_image": 8_000,
 }
 
 
@@ -46,14 +46,14 @@ def encoder():
         "name": "encoder",
         "objective": "contrastive",
         "trained": ["vision_tower", "contrastive"],
-        "data": {"sources": [{"path": "shapes:captions/train?count=12000"}], "max_seq_len": 32},
+        "data": {"sources": [{"path": "shapes:captions/train?count=15000"}], "max_seq_len": 32},
         "optimizer": {
-            "learning_rate": 4e-3,
+            "learning_rate": 3e-3,
             "weight_decay": 0.01,
             "multipliers": {"contrastive/pixel_head": 30.0},  # tokens have length 1, pixels do not
         },
-        "loss": {"reconstruction_weight": 100.0},
-        "total_steps": 800,
+        "loss": {"reconstruction_weight": 50.0},
+        "total_steps": 1500,
         "global_batch_size": 64,
         "shift_pixels": 2,
     }
@@ -66,9 +66,9 @@ def adapter():
         "trained": ["connector"],
         "train_new_token_rows": True,
         "data": mixture({"image_qa": COUNTS["image_qa"]}),
-        "optimizer": {"learning_rate": 1e-3},
+        "optimizer": {"learning_rate": 1e-2},
         "loss": {"visual_weight": 0.0},
-        "total_steps": 20,
+        "total_steps": 40,
         "global_batch_size": 8,
     }
 
@@ -79,9 +79,13 @@ def vpit():
         "name": "vpit",
         "trained": ["connector", "language_model", "vision_head"],
         "data": mixture(COUNTS),
-        "optimizer": {"learning_rate": 2e-3},
-        "total_steps": 2500,
-        "global_batch_size": 8,
+        # Visual tokens have length 1, so what reads them starts small.
+        "optimizer": {
+            "learning_rate": 2e-3,
+            "multipliers": {"connector": 10.0, "vision_head": 3.0},
+        },
+        "total_steps": 5500,
+        "global_batch_size": 4,
     }
 
 

@@ -215,16 +215,20 @@ def _image_to_image(draws: Draws) -> Sample:
 
 
 def _captions(draws: Draws) -> Sample:
-    """One to three shapes and what they are; a third of the time also where they are."""
+    """One to three shapes: what they are, how large, where, or all of it.
+
+    Captions of places alone keep an encoder from forgetting where things are.
+    """
     scene = _any_scene(draws)
-    kind = draws.one_of(("names", "sizes", "places"))
-    with_sizes = (kind == "sizes",) * len(scene.items)
+    kind = draws.one_of(("names", "sizes", "places", "everything"))
+    with_sizes = (kind in ("sizes", "everything"),) * len(scene.items)
     if kind == "places":
+        caption = " and ".join(f"something at the {item.place}" for item in scene.items)
+    elif kind == "everything":
         caption = texts.places_caption(scene, with_sizes)
     else:
         caption = " and ".join(map(texts.name, scene.items, with_sizes))
-    conversation = _turns("<image>", caption)
-    return Sample((scene,), {"conversations": conversation, "task": kind})
+    return Sample((scene,), {"conversations": _turns("<image>", caption), "task": kind})
 
 
 KINDS: dict[str, Callable[[Draws], Sample]] = {
