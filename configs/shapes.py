@@ -50,10 +50,13 @@ def encoder():
         "optimizer": {
             "learning_rate": 3e-3,
             "weight_decay": 0.01,
-            "multipliers": {"contrastive/pixel_head": 30.0},  # tokens have length 1, pixels do not
+            "multipliers": {
+                "contrastive/pixel_head": 30.0,  # tokens have length 1, pixels do not
+                "vision_tower/position_embed": 10.0,  # so that tokens tell where they are
+            },
         },
         "loss": {"reconstruction_weight": 50.0},
-        "total_steps": 1500,
+        "total_steps": 1200,
         "global_batch_size": 64,
         "shift_pixels": 2,
     }
