@@ -30,7 +30,7 @@ from metamorph_jax.data.pipeline import (
     check_sources,
     image_loaders,
 )
-from metamorph_jax.data.quarantine import Built, Finding, Quarantine
+from metamorph_jax.data.quarantine import Built, Finding, Quarantine, find_bad
 from metamorph_jax.data.records import Record
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.typing import Array, CaptionBatch, Integer
@@ -82,8 +82,11 @@ class CaptionData:
         check_epoch(data, self._records.sizes)
         file = folder / "quarantine.jsonl" if folder else None
         paths = [source.path for source in data.sources]
-        self.quarantine = Quarantine(paths, self._records.sizes, data.max_bad_fraction, file)
+        self.quarantine = Quarantine(
+            paths, self._records.sizes, data.max_bad_fraction, file, self.fingerprint
+        )
         self._journal = DeathJournal(self.quarantine.killers)
+        self.quarantine.begin((), functools.partial(find_bad, self._records, self._load))
         self._orders: dict[int, Integer[np.ndarray, "examples"]] = {}
 
     def _order(self, epoch: int) -> Integer[np.ndarray, "examples"]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from metamorph_jax.data.examples import Examples
-from metamorph_jax.data.faults import BadSample
+from metamorph_jax.data.faults import OF_MEDIA, BadSample
 from metamorph_jax.data.loader import iterate_steps
 from metamorph_jax.data.quarantine import Finding
 from metamorph_jax.typing import Int, Shaped
@@ -69,11 +69,12 @@ class _Measure:
         end = min(begin + _CHUNK, len(self.examples))
         rows, findings = np.zeros(end - begin, _ROW), []
         for index in range(begin, end):
-            rows[index - begin], finding = self._measure(index)
+            rows[index - begin], finding = self.one(index)
             findings += [finding] * (finding is not None)
         return rows, findings
 
-    def _measure(self, index: int) -> tuple[tuple, Finding | None]:
+    def one(self, index: int) -> tuple[tuple, Finding | None]:
+        """Returns the row of an example, and what is bad in it."""
         records = self.examples.records
         source, where = records.source_of(index), records.where(index)
         try:
@@ -99,6 +100,7 @@ def load_or_measure(
     folder: Path | None,
     num_workers: int = 0,
     on_progress: OnProgress | None = None,
+    look_again: bool = False,
 ) -> ExampleTable:
     """Returns the table of a stage's examples.
 
@@ -108,9 +110,13 @@ def load_or_measure(
             it is not kept.
         num_workers: processes that measure; 0: threads of this one.
         on_progress: told how many examples of how many are done.
+        look_again: at examples of a kept table whose media were bad; they may be repaired since.
     """
     fingerprint = f"{TABLE_VERSION}/{examples.fingerprint}"
     if folder is not None and (table := _load(folder, fingerprint)) is not None:
+        if look_again and (mended := _mended(examples, table)) is not None:
+            _save(folder, fingerprint, mended)
+            return mended
         return table
     rows = np.zeros(len(examples), _ROW)
     findings: list[Finding] = []
@@ -123,6 +129,20 @@ def load_or_measure(
     if folder is not None:
         _save(folder, fingerprint, table)
     return table
+
+
+def _mended(examples: Examples, table: ExampleTable) -> ExampleTable | None:
+    """Returns a table with repaired media measured; None if nothing has changed."""
+    old = {found.where: found for found in table.findings if found.reason in OF_MEDIA}
+    rows, new, measure = table.rows.copy(), {}, _Measure(examples)
+    for index in np.flatnonzero(rows["length"] == 0).tolist() if old else ():
+        where = examples.records.where(index)
+        if where in old:
+            rows[index], new[where] = measure.one(index)
+    if new == old:
+        return None
+    kept = (new.get(found.where, found) for found in table.findings)
+    return ExampleTable(rows, tuple(found for found in kept if found is not None))
 
 
 def _measured_chunks(examples: Examples, num_workers: int) -> Iterator[tuple[int, tuple]]:

@@ -21,6 +21,10 @@ Reason = Literal[
     "killed_worker",  # decoding it ended the process, twice
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
+# What repairing files mends, while the records stay the same.
+OF_MEDIA: frozenset[Reason] = frozenset(
+    {"forbidden_path", "missing_media", "unreadable_media", "too_large_media"}
+)
 
 
 class BadSample(UserError):

@@ -28,7 +28,7 @@ from metamorph_jax.data.images import GREY, ImageLoader
 from metamorph_jax.data.loader import iterate_steps, process_rows
 from metamorph_jax.data.packing import num_shown
 from metamorph_jax.data.plan import RowShape, Section, StagePlan, continue_sections
-from metamorph_jax.data.quarantine import Built, Finding, Quarantine
+from metamorph_jax.data.quarantine import Built, Finding, Quarantine, find_bad
 from metamorph_jax.data.rows import Filled, Slots, blank_example, build_rows, pixel_slots
 from metamorph_jax.data.templates import Example
 from metamorph_jax.data.templates.rendering import AnyTemplate
@@ -94,12 +94,17 @@ class TrainingData:
         self._examples = Examples(
             records, self._loaders, data, tokenizer, template, num_visual_tokens
         )
-        self.table = load_or_measure(self._examples, folder, data.num_workers, on_progress)
+        self.table = load_or_measure(
+            self._examples, folder, data.num_workers, on_progress, look_again=start_step == 0
+        )
         file = folder / "quarantine.jsonl" if folder else None
         paths = [source.path for source in data.sources]
-        self.quarantine = Quarantine(paths, records.sizes, data.max_bad_fraction, file)
-        self.quarantine.add(self.table.findings)
+        self.quarantine = Quarantine(
+            paths, records.sizes, data.max_bad_fraction, file, self.fingerprint
+        )
         self._journal = DeathJournal(self.quarantine.killers)
+        still_bad = functools.partial(find_bad, records, self._load)
+        self.quarantine.begin(self.table.findings, still_bad)
         weights = [source.weight for source in data.sources]
         self.plan = StagePlan(
             self.table,

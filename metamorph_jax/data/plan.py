@@ -84,6 +84,7 @@ class StagePlan:
         folder: Path | None = None,
     ):
         self.sections, self._fingerprint = tuple(sections), fingerprint
+        self._measured = hashlib.sha256(table.rows.tobytes()).hexdigest()
         self._shape, self._key, self._folder = shape, key, folder
         self._batch = global_batch_size
         self._lengths, self._num_images = table.rows["length"], table.rows["num_images"]
@@ -175,6 +176,6 @@ class StagePlan:
 
     def _names(self, section: int, epoch: int) -> list[str]:
         """Returns the file names of an epoch: others for everything that plans other rows."""
-        parts = (self._fingerprint, self.sections[section])
+        parts = (self._fingerprint, self._measured, self.sections[section])
         tag = hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
         return [f"rows-{tag}-{epoch}.{part}.npy" for part in ("examples", "starts")]

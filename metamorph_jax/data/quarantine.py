@@ -8,11 +8,12 @@ stays empty, so that shapes and order never move.
 import collections
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from metamorph_jax.data.faults import BadSample, Reason
+from metamorph_jax.data.examples import Records
+from metamorph_jax.data.faults import OF_MEDIA, BadSample, Reason
 from metamorph_jax.errors import UserError
 
 # Listed, but no sign of a broken source: they do not count against the budget.
@@ -59,6 +60,7 @@ class Quarantine:
         sizes: records of each.
         max_bad_fraction: of a source's records that may be bad.
         file: where they are written; None: nowhere.
+        data_fingerprint: of the stage's data; what was written about other data is not counted.
     """
 
     def __init__(
@@ -67,14 +69,14 @@ class Quarantine:
         sizes: Sequence[int],
         max_bad_fraction: float,
         file: Path | None = None,
+        data_fingerprint: str = "",
     ):
         self._paths, self._sizes, self._fraction = paths, sizes, max_bad_fraction
-        self._file = file
+        self._file, self._data = file, data_fingerprint[:12]
         self._known: dict[tuple[int, str, str], Finding] = {}
         self._bad: list[set[str]] = [set() for _ in paths]
-        if file is not None and file.exists():
-            for line in file.read_text("utf-8").splitlines():
-                self._remember(Finding(**json.loads(line)))
+        for finding in _read(file, self._data) if file is not None else ():
+            self._remember(finding)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -89,6 +91,31 @@ class Quarantine:
         """FILE:LINE of the samples that ended data workers."""
         return [found.where for found in self._known.values() if found.reason == "killed_worker"]
 
+    def begin(self, measured: Iterable[Finding], still_bad: Callable[[set[str]], set[str]]) -> None:
+        """Takes up what was measured, and counts it with what an earlier run found.
+
+        If that is too much, media of the earlier run are looked at again: they may be repaired.
+
+        Args:
+            measured: bad samples that this run has found already.
+            still_bad: FILE:LINE of samples -> those of them that are bad today.
+
+        Raises:
+            UserError: see `add`.
+        """
+        measured = list(measured)
+        self._write([finding for finding in measured if self._remember(finding)])
+        today = {finding.where for finding in measured}
+        for source in range(len(self._paths)):
+            if self._is_over(source):
+                earlier = {
+                    finding.where
+                    for finding in self._known.values()
+                    if finding.source == source and finding.reason in OF_MEDIA
+                } - today
+                self._forget(source, earlier - still_bad(earlier))
+            self._check(source)
+
     def add(self, findings: Iterable[Finding]) -> None:
         """Writes down what is new.
 
@@ -96,15 +123,7 @@ class Quarantine:
             UserError: a source has more bad samples than its budget; says which and where.
         """
         new = [finding for finding in findings if self._remember(finding)]
-        if not new:
-            return
-        if self._file is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._file, "a", encoding="utf-8") as file:
-                file.writelines(
-                    json.dumps(dataclasses.asdict(finding), ensure_ascii=False) + "\n"
-                    for finding in new
-                )
+        self._write(new)
         for source in sorted({finding.source for finding in new}):
             self._check(source)
 
@@ -131,9 +150,38 @@ class Quarantine:
             self._bad[finding.source].add(finding.where)
         return True
 
+    def _write(self, findings: list[Finding]) -> None:
+        if self._file is None or not findings:
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._file, "a+b") as file:
+            if file.tell() and not _ends_line(file):  # a run was killed while it wrote
+                file.write(b"\n")
+            for finding in findings:
+                fields = {"data": self._data} | dataclasses.asdict(finding)
+                line = json.dumps(fields, ensure_ascii=False) + "\n"
+                file.write(line.encode("utf-8", "backslashreplace"))
+
+    def _forget(self, source: int, repaired: set[str]) -> None:
+        """Takes samples out of the list."""
+        if not repaired:
+            return
+        self._bad[source] -= repaired
+        self._known = {
+            key: finding
+            for key, finding in self._known.items()
+            if finding.source != source or finding.where not in repaired
+        }
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+        self._write(self.findings)
+
+    def _is_over(self, source: int) -> bool:
+        return len(self._bad[source]) > self._fraction * self._sizes[source]
+
     def _check(self, source: int) -> None:
         num_bad, size = len(self._bad[source]), self._sizes[source]
-        if num_bad <= self._fraction * size:
+        if not self._is_over(source):
             return
         findings = [
             finding
@@ -153,3 +201,40 @@ class Quarantine:
             f"than max_bad_fraction={self._fraction:g} allows{where}; repair or remove them, or "
             "raise data.max_bad_fraction of the stage to train without them"
         )
+
+
+def find_bad(records: Records, load: Callable[[int, str], object], wheres: set[str]) -> set[str]:
+    """Returns which samples, by FILE:LINE, cannot be loaded.
+
+    Args:
+        records: all of them.
+        load: loads one by number and FILE:LINE, or raises BadSample.
+        wheres: the samples that are looked at.
+    """
+    bad = set()
+    for index in range(len(records)) if wheres else ():
+        where = records.where(index)
+        if where in wheres:
+            try:
+                load(index, where)
+            except BadSample:
+                bad.add(where)
+    return bad
+
+
+def _read(file: Path, data: str) -> Iterator[Finding]:
+    """Yields what was written about some data; half a line, of a run that was killed, is lost."""
+    if not file.exists():
+        return
+    for line in file.read_text("utf-8", "replace").splitlines():
+        try:
+            fields = json.loads(line)
+            if fields.pop("data") == data:
+                yield Finding(**fields)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+
+
+def _ends_line(file: BinaryIO) -> bool:
+    file.seek(-1, 2)
+    return file.read(1) == b"\n"

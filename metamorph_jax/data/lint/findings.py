@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from metamorph_jax.data.faults import BadSample
+from metamorph_jax.data.faults import OF_MEDIA, BadSample
 
 Severity = Literal["error", "warning", "info"]
 # Reason -> severity and meaning. An error: the record is not trained on. A warning: it is, but
@@ -42,7 +42,6 @@ _REASONS: dict[str, tuple[Severity, str]] = {
 }
 SEVERITIES = {reason: severity for reason, (severity, _) in _REASONS.items()}
 MEANINGS = {reason: meaning for reason, (_, meaning) in _REASONS.items()}
-_OF_MEDIA = {"forbidden_path", "missing_media", "unreadable_media", "too_large_media", "tiny_image"}
 
 
 def unchecked(depth: str, has_tokenizer: bool, num_workers: int) -> dict[str, str]:
@@ -57,7 +56,7 @@ def unchecked(depth: str, has_tokenizer: bool, num_workers: int) -> dict[str, st
     if num_workers == 0:
         found["killed_worker"] = "needs --workers=1 or more"
     if depth == "none":
-        found |= dict.fromkeys(sorted(_OF_MEDIA), "--media=none opens no image")
+        found |= dict.fromkeys(sorted({*OF_MEDIA, "tiny_image"}), "--media=none opens no image")
     if depth != "decode":
         found["duplicate_image"] = f"--media={depth} reads no whole file"
     return found

@@ -144,9 +144,7 @@ def _messages(
     return label_messages(encoder, style, messages, frozenset(ids), tag)
 
 
-def _v0(
-    style: PromptStyle, encoder: ReferenceEncoder, turns: _Turns, has_image: bool
-) -> Labelled:
+def _v0(style: PromptStyle, encoder: ReferenceEncoder, turns: _Turns, has_image: bool) -> Labelled:
     header = f"{style.system}\n\n"
     names = {"human": (0, style.roles[0]), "gpt": (1, style.roles[1])}
     blocks = [(names[speaker][0], f"### {names[speaker][1]}: {text}\n") for speaker, text in turns]

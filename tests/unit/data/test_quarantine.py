@@ -67,3 +67,38 @@ def test_harmless_findings_are_listed_but_not_counted():
     quarantine = make(0.0)
     quarantine.add([finding(1, "over_long"), finding(2, "nothing_to_learn")])
     assert len(quarantine.findings) == 2
+
+
+def test_the_budget_holds_at_the_next_start_too(tmp_path):
+    file = tmp_path / "quarantine.jsonl"
+    with pytest.raises(UserError):
+        make(0.001, file).add([finding(1), finding(2)])
+    with pytest.raises(UserError, match="2 of the 1,000 records"):
+        make(0.001, file).begin([], lambda wheres: wheres)
+
+
+def test_repaired_media_are_forgotten_at_the_next_start(tmp_path):
+    file = tmp_path / "quarantine.jsonl"
+    with pytest.raises(UserError):
+        make(0.001, file).add([finding(1), finding(2)])
+    resumed = make(0.001, file)
+    resumed.begin([], lambda wheres: wheres - {"data.jsonl:1"})
+    assert [found.where for found in resumed.findings] == ["data.jsonl:2"]
+    assert len(make(0.001, file)) == 1
+
+
+def test_findings_of_other_data_are_not_counted(tmp_path):
+    file = tmp_path / "quarantine.jsonl"
+    Quarantine(["a", "b"], (10, 10), 1.0, file, "old").add([finding(1), finding(2, source=1)])
+    assert len(Quarantine(["a"], (10,), 1.0, file, "new")) == 0
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_a_line_that_was_cut_off_does_no_harm(tmp_path):
+    file = tmp_path / "quarantine.jsonl"
+    make(1.0, file).add([finding(1), finding(2)])
+    file.write_bytes(file.read_bytes()[:-30])
+    resumed = make(1.0, file)
+    assert len(resumed) == 1
+    resumed.add([finding(3)])
+    assert [found.where for found in make(1.0, file).findings] == ["data.jsonl:1", "data.jsonl:3"]
