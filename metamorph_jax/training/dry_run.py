@@ -140,6 +140,7 @@ def _print_sample(config: RunConfig) -> list[str]:
         data = stage_data(config, stage, tokenizer)
         print(f"  {stage.name}: {describe(data)}")
     if stage.objective == "vpit":
+        first = int(data.table.usable[0])
         print(f"\nfirst example of stage {stage.name}: [supervised text], <answer image>\n")
-        print(spans_as_text(example_spans(data.example(0), tokenizer)))
+        print(spans_as_text(example_spans(data.example(first), tokenizer)))
     return []

@@ -167,6 +167,15 @@ def test_dry_run_shows_parameters_arithmetic_and_a_sample(tmp_path, capsys):
     assert not (folder / "run").exists()
 
 
+def test_dry_run_shows_the_first_sample_that_can_be_shown(tmp_path, capsys):
+    folder = make_world(tmp_path)
+    lines = (folder / "data.jsonl").read_text().splitlines()
+    (folder / "data.jsonl").write_text("\n".join(["{", *lines[1:]]))
+    flags = [f"--config.stages.{name}.data.max_bad_fraction=0.1" for name in ("adapter", "vpit")]
+    assert main([f"--config={folder}/recipe.py:{folder}", "--dry_run", *flags]) == 0
+    assert "Draw thing 0." in capsys.readouterr().out
+
+
 def test_dry_run_of_the_8b_recipe_prints_its_true_arithmetic(capsys):
     assert main(["--config=configs/vpit_8b.py", "--dry_run"]) == 0
     output = capsys.readouterr().out
