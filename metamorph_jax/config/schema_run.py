@@ -9,6 +9,7 @@ from typing import Literal
 from metamorph_jax.config.schema_model import ModelConfig, negative, not_positive
 
 _TOWER = "vision_tower"  # its name in the tree of parameters
+_MAX_WEIGHT = 1000.0  # the plan of an epoch names each example that often
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,10 @@ class SourceConfig:
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
-        return not_positive(self, "weight", "max_count")
+        found = not_positive(self, "weight", "max_count")
+        if not found and self.weight > _MAX_WEIGHT:
+            found.append(f"weight={self.weight} must be at most {_MAX_WEIGHT:g}")
+        return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

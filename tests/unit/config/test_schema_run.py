@@ -75,6 +75,11 @@ def test_factors_are_positive_and_finite(config, name, value):
     assert wrong.problems() == [f"{name}={value} must be positive and finite"]
 
 
+def test_an_epoch_fits_into_memory():
+    wrong = dataclasses.replace(DATA.sources[0], weight=1e9)
+    assert wrong.problems() == ["weight=1000000000.0 must be at most 1000"]
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.1, NAN])
 def test_warmup_is_a_fraction(value):
     assert OPTIMIZER.problems() == []
