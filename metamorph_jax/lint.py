@@ -99,7 +99,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     add("files", nargs="*", metavar="FILE", help="data of any format, instead of a recipe")
     add("--config", help="recipe: configs/NAME.py or NAME.py:arg; the sources of all its stages")
     add("--image_root", default="", help="FILE: folder of the images (default: that of the file)")
-    add("--kind", default="conversation", help="FILE: what is made of a record")
+    add("--kind", help="FILE: what is made of a record (default: conversation)")
     add("--tokenizer", help="FILE: folder of a tokenizer; without one no tokens are counted")
     add("--template", help="FILE: how conversations become tokens (default: metamorph_llama3)")
     add("--max_records", type=int, help="of each source, a random choice (default: all)")
@@ -128,7 +128,7 @@ def _check(flags: argparse.Namespace, has_overrides: bool) -> None:
     """Raises a UserError for flags that do not fit together."""
     if bool(flags.config) == bool(flags.files):
         raise UserError("name either a recipe, --config=configs/NAME.py, or data files")
-    only_files = ("image_root", "tokenizer", "template")
+    only_files = ("image_root", "kind", "tokenizer", "template")
     named = [f"--{name}" for name in only_files if flags.config and getattr(flags, name)]
     if named:
         raise UserError(f"{', '.join(named)}: the recipe says so already; use --config.KEY=value")
@@ -184,9 +184,13 @@ def _from_files(flags: argparse.Namespace) -> tuple[str, list["StageToSurvey"]]:
     from metamorph_jax.data.tokenizer import load_tokenizer
 
     name = flags.template or "metamorph_llama3"
-    for value, known in ((flags.kind, get_args(Kind)), (name, tuple(TEMPLATES))):
+    kind = flags.kind or "conversation"
+    for flag, value, known in (
+        ("kind", kind, get_args(Kind)),
+        ("template", name, tuple(TEMPLATES)),
+    ):
         if value not in known:
-            raise UserError(f"{value!r} is unknown; expected one of {', '.join(known)}")
+            raise UserError(f"--{flag}={value}: unknown; expected one of {', '.join(known)}")
     writing = None
     if flags.tokenizer:
         tokenizer = load_tokenizer(flags.tokenizer)
@@ -194,8 +198,7 @@ def _from_files(flags: argparse.Namespace) -> tuple[str, list["StageToSurvey"]]:
         check_template(template, tokenizer)
         writing = Writing(tokenizer, template, _NUM_VISUAL_TOKENS)
     sources = tuple(
-        SourceConfig(path=file, kind=flags.kind, image_root=flags.image_root)
-        for file in flags.files
+        SourceConfig(path=file, kind=kind, image_root=flags.image_root) for file in flags.files
     )
     name = Path(flags.files[0].replace(":", "_").replace("*", "_")).stem
     data = DataConfig(sources=sources, image_geometry="pad")  # on the page, shapes stay as they are
