@@ -7,7 +7,6 @@ not change it.
 """
 
 import functools
-import glob
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from metamorph_jax.data.packing import num_shown
 from metamorph_jax.data.plan import RowShape, Section, StagePlan, continue_sections
 from metamorph_jax.data.quarantine import Built, Finding, Quarantine, find_bad
 from metamorph_jax.data.rows import Filled, Slots, blank_example, build_rows, pixel_slots
+from metamorph_jax.data.sources import find_files
 from metamorph_jax.data.templates import Example
 from metamorph_jax.data.templates.rendering import AnyTemplate
 from metamorph_jax.data.tokenizer import Tokenizer
@@ -284,7 +284,7 @@ def image_loaders(
     """
 
     def root(source: SourceConfig) -> str:
-        first = min(glob.glob(source.path), default=source.path)
+        first = min(find_files(source.path), default=source.path)
         return source.image_root or os.path.dirname(first) or "."
 
     by_root = {

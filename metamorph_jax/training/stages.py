@@ -1,7 +1,6 @@
 """Everything one stage of a recipe needs, made from its section: data, selection, step."""
 
 import dataclasses
-import glob
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from metamorph_jax.data.captions import CaptionData
 from metamorph_jax.data.images import pad_color
 from metamorph_jax.data.pipeline import TrainingData
 from metamorph_jax.data.plan import Section
+from metamorph_jax.data.sources import find_files
 from metamorph_jax.data.templates import check_template, choose_template
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.errors import UserError
@@ -106,7 +106,7 @@ def check_stages(config: RunConfig, mesh: Mesh, tokenizer: Tokenizer) -> None:
 def missing_sources(stage: StageConfig) -> list[str]:
     """Returns the data files of a stage that are not there; built-in sources always are."""
     paths = [source.path for source in stage.data.sources]
-    return [path for path in paths if ":" not in path and not glob.glob(path)]
+    return [path for path in paths if ":" not in path and not find_files(path)]
 
 
 def prepare_stage(

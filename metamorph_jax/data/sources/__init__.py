@@ -19,10 +19,10 @@ import re
 from metamorph_jax.data.sources.base import Source
 from metamorph_jax.data.sources.json_list import JsonListSource
 from metamorph_jax.data.sources.jsonl import JsonlSource
-from metamorph_jax.data.sources.shards import WILDCARDS, ShardedSource
+from metamorph_jax.data.sources.shards import ShardedSource, find_files, is_pattern
 from metamorph_jax.errors import UserError
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source", "find_files", "open_source"]
 
 _SHARD_NUMBER = re.compile(r"-\d{5,}-of-\d{5,}$")  # TensorFlow Datasets puts it behind the ending
 
@@ -46,7 +46,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
         from metamorph_jax.data.shapes.source import ShapesSource
 
         return ShapesSource(path)
-    if set(path) & set(WILDCARDS) and not os.path.exists(path):
+    if is_pattern(path):
         return ShardedSource(path, _open_file)
     return _open_file(path)
 

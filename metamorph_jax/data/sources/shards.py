@@ -4,6 +4,7 @@ import bisect
 import glob
 import hashlib
 import itertools
+import os
 from collections.abc import Callable
 
 from metamorph_jax.data.records import Record
@@ -12,6 +13,19 @@ from metamorph_jax.data.sources.index import ENDING
 from metamorph_jax.errors import UserError
 
 WILDCARDS = "*?["
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path stands for many files; one that is there is itself, whatever its name."""
+    return bool(set(path) & set(WILDCARDS)) and not os.path.exists(path)
+
+
+def find_files(path: str) -> list[str]:
+    """Returns the files that a path or a pattern names, in the order of their names."""
+    if not is_pattern(path):
+        return [path] if os.path.exists(path) else []
+    names = sorted(glob.glob(path, recursive=True))
+    return [name for name in names if not name.endswith(ENDING)]
 
 
 class ShardedSource(Source):
@@ -28,8 +42,7 @@ class ShardedSource(Source):
 
     def __init__(self, pattern: str, open_file: Callable[[str], Source]):
         self.path = pattern
-        names = sorted(glob.glob(pattern, recursive=True))
-        names = [name for name in names if not name.endswith(ENDING)]
+        names = find_files(pattern)
         if not names:
             raise UserError(
                 f"{pattern}: no file fits this pattern; check `path` of the data source"

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from metamorph_jax.data.sources import open_source
+from metamorph_jax.data.sources import find_files, open_source
 from metamorph_jax.errors import UserError
 from tests.source_files import GOOD, check_promises, write_bytes, write_lines
 
@@ -35,6 +35,17 @@ def test_folder_is_no_file(tmp_path):
     (tmp_path / "a.jsonl").mkdir()
     with pytest.raises(UserError, match="not a plain file"):
         open_source(tmp_path / "a.jsonl")
+
+
+def test_files_of_a_name_or_a_pattern(tmp_path):
+    odd = write_lines(tmp_path / "a[1].jsonl", [GOOD])
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    deep = write_lines(tmp_path / "b" / "c" / "d.jsonl", [GOOD])
+    open_source(odd)  # writes its index
+    assert find_files(odd) == [odd]
+    assert find_files(str(tmp_path / "a*")) == [odd]
+    assert find_files(str(tmp_path / "b" / "**" / "*.jsonl")) == [deep]
+    assert find_files(str(tmp_path / "e*")) == find_files(str(tmp_path / "e.json")) == []
 
 
 def test_shapes_are_a_source():
