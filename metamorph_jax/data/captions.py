@@ -26,7 +26,6 @@ from metamorph_jax.data.media import Media
 from metamorph_jax.data.packing import epoch_order
 from metamorph_jax.data.pipeline import (
     check_epoch,
-    check_not_blamed,
     check_sources,
     image_loaders,
 )
@@ -125,7 +124,7 @@ class CaptionData:
 
     def _load(self, index: int, where: str) -> tuple[Pixels, str]:
         """Returns the image of a record and what is said of it."""
-        check_not_blamed(self._journal, where)
+        self._journal.check(where)
         media, caption = image_and_caption(self._records[index])
         return self._loaders[self._records.source_of(index)].load(media, where), caption
 

@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from metamorph_jax.data.faults import BadSample
+
 MAX_DEATHS = 2  # one may be bad luck: a machine that is short of memory kills any worker
 
 _slot: int | None = None  # this process's file, if it is a worker
@@ -53,6 +55,12 @@ class DeathJournal:
     def blamed(self) -> frozenset[str]:
         """Returns the names whose decoding ended workers `MAX_DEATHS` times: leave them out."""
         return frozenset(name for name, count in self._deaths.items() if count >= MAX_DEATHS)
+
+    def check(self, name: str) -> None:
+        """Raises BadSample if `name` is blamed."""
+        if name in self.blamed():
+            message = f"{name}: decoding its media ended data workers twice; look at the files"
+            raise BadSample("killed_worker", message)
 
     def count(self, names: Iterable[str]) -> list[str]:
         """Counts one death for each name; returns those that were not yet blamed.

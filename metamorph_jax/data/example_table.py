@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metamorph_jax.data.death_journal import DeathJournal
 from metamorph_jax.data.examples import Examples
 from metamorph_jax.data.faults import OF_MEDIA, BadSample
 from metamorph_jax.data.loader import iterate_steps
@@ -63,6 +64,7 @@ class _Measure:
     """Chunk number -> its rows and findings; picklable, for worker processes."""
 
     examples: Examples
+    journal: DeathJournal = dataclasses.field(default_factory=DeathJournal)
 
     def __call__(self, chunk: int) -> tuple[Shaped[np.ndarray, "count"], list[Finding]]:
         begin = min(chunk * _CHUNK, len(self.examples))
@@ -78,7 +80,9 @@ class _Measure:
         records = self.examples.records
         source, where = records.source_of(index), records.where(index)
         try:
-            example, is_cut = self.examples[index]
+            self.journal.check(where)
+            with self.journal.entering(where):  # lengths of videos are read
+                example, is_cut = self.examples[index]
         except BadSample as error:
             return (0, 0, 0, 0, False), Finding.of(source, where, error)
         row = (
@@ -151,7 +155,8 @@ def _measured_chunks(examples: Examples, num_workers: int) -> Iterator[tuple[int
         measure = _Measure(examples)
         yield from ((chunk * _CHUNK, measure(chunk)) for chunk in range(num_chunks))
         return
-    chunks = iterate_steps(_Measure(examples), 0, num_workers, prefetch_batches=4)
+    measure = _Measure(examples)
+    chunks = iterate_steps(measure, 0, num_workers, prefetch_batches=4, journal=measure.journal)
     for chunk, measured in zip(range(num_chunks), chunks, strict=False):
         yield chunk * _CHUNK, measured
     chunks.close()

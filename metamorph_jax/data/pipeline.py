@@ -138,7 +138,7 @@ class TrainingData:
 
     def _load(self, index: int, where: str) -> tuple[Example, list]:
         """Returns an example as it was measured, and its pixels."""
-        check_not_blamed(self._journal, where)
+        self._journal.check(where)
         example = self.example(index)
         measured = self.table.rows[index]
         if (len(example), len(example.images)) != (measured["length"], measured["num_images"]):
@@ -263,13 +263,6 @@ def check_epoch(data: DataConfig, sizes: Sequence[int]) -> None:
                 f"its {size} examples in an epoch; make it more than {0.5 / size:.3g} (half an "
                 "example), or leave the source out"
             )
-
-
-def check_not_blamed(journal: DeathJournal, where: str) -> None:
-    """Raises BadSample for a record whose images ended data workers."""
-    if where in journal.blamed():
-        message = f"{where}: decoding its images ended data workers twice; look at the files"
-        raise BadSample("killed_worker", message)
 
 
 def image_loaders(

@@ -22,7 +22,6 @@ from metamorph_jax.data.lint.media import Looked, MediaReader
 from metamorph_jax.data.lint.texts import special_pattern, text_troubles
 from metamorph_jax.data.media import Media, VideoFrame, media_key
 from metamorph_jax.data.packing import cut_example
-from metamorph_jax.data.pipeline import check_not_blamed
 from metamorph_jax.data.templates import AnyTemplate, Example, render_example
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.typing import Int, Shaped
@@ -103,7 +102,7 @@ class Examiner:
         for index in range(begin, end):
             seen = _Seen(self.records.where(index))
             try:
-                check_not_blamed(self.journal, seen.where)
+                self.journal.check(seen.where)
                 with self.journal.entering(seen.where):
                     self._examine(index, rows[index - begin], seen)
             except BadSample as error:
