@@ -7,6 +7,10 @@ from types import TracebackType
 EXIT_STOPPED = 75  # EX_TEMPFAIL: "run me again", which schedulers can requeue on
 
 
+class Stopped(Exception):
+    """A stop was asked for where leaving at once loses nothing that could be saved."""
+
+
 class StopRequest:
     """Context manager that turns the first SIGTERM or SIGINT into a flag.
 

@@ -20,7 +20,7 @@ from metamorph_jax.errors import UserError
 from metamorph_jax.metrics.phases import phase
 from metamorph_jax.metrics.writers import MetricWriter
 from metamorph_jax.sharding.mesh import create_mesh
-from metamorph_jax.signals import EXIT_STOPPED, StopRequest
+from metamorph_jax.signals import EXIT_STOPPED, Stopped, StopRequest
 from metamorph_jax.training.feature_cache import check_caches
 from metamorph_jax.training.recorder import Recorder
 from metamorph_jax.training.resume import Start, check_same_data, find_start
@@ -86,9 +86,13 @@ def train(
                 with phase(workdir, f"train/{config.stages[index].name}"):
                     resumed = start.data(config.stages[index].name)
                     folder = workdir / "data" / config.stages[index].name
-                    stage = prepare_stage(config, index, mesh, tokenizer, folder, resumed)
+                    stage = prepare_stage(
+                        config, index, mesh, tokenizer, folder, resumed, lambda: bool(stop)
+                    )
                     state = _enter_stage(run, index, stage, start, params)
                     params = run_stage(run, stage, state, stop).params
+        except Stopped:
+            print("stopped while the data was read; that begins anew next time", flush=True)
         finally:
             # Also after an error, and still deaf to signals: what is being saved is good.
             store.wait()

@@ -28,6 +28,7 @@ from metamorph_jax.optim.optimizer import make_optimizer
 from metamorph_jax.optim.selection import Selection, select
 from metamorph_jax.sharding.mesh import num_batch_shards
 from metamorph_jax.sharding.rules import batch_sharding
+from metamorph_jax.signals import Stopped
 from metamorph_jax.training.state import StateLayout, state_layout
 from metamorph_jax.training.step import make_train_step
 from metamorph_jax.typing import PyTree
@@ -116,6 +117,7 @@ def prepare_stage(
     tokenizer: Tokenizer,
     folder: Path | None = None,
     resumed: ResumedData = NEW_DATA,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Stage:
     """Returns stage `index` of the recipe on `mesh`; allocates no arrays.
 
@@ -126,9 +128,11 @@ def prepare_stage(
         tokenizer: of the run.
         folder: where the stage's data plan is kept; None: nowhere.
         resumed: where its data goes on.
+        stop: asked while the data is measured.
 
     Raises:
         UserError: data is missing or malformed.
+        Stopped: `stop` said so.
     """
     stage = config.stages[index]
     selection = stage_selection(config, stage, tokenizer)
@@ -137,7 +141,7 @@ def prepare_stage(
     return Stage(
         config=stage,
         first_step=first_steps(config)[index],
-        data=stage_data(config, stage, tokenizer, folder, resumed),
+        data=stage_data(config, stage, tokenizer, folder, resumed, stop),
         selection=selection,
         optimizer=optimizer,
         layout=layout,
@@ -151,6 +155,7 @@ def stage_data(
     tokenizer: Tokenizer,
     folder: Path | None = None,
     resumed: ResumedData = NEW_DATA,
+    stop: Callable[[], bool] = lambda: False,
 ) -> TrainingData | CaptionData:
     """Returns the source of a stage's batches; see `prepare_stage`."""
     mean, _ = PIXEL_STATISTICS[config.model.vision.family]
@@ -167,7 +172,7 @@ def stage_data(
             processor=config.model.vision.family,
             folder=folder,
         )
-    progress = ReadingProgress(stage.name)
+    progress = ReadingProgress(stage.name, stop)
     data = TrainingData(
         stage.data,
         tokenizer,
@@ -194,14 +199,18 @@ class ReadingProgress:
 
     Args:
         stage: its name.
+        stop: asked at each step of the way.
     """
 
-    def __init__(self, stage: str):
-        self._stage, self._begin = stage, time.monotonic()
+    def __init__(self, stage: str, stop: Callable[[], bool]):
+        self._stage, self._stop, self._begin = stage, stop, time.monotonic()
         self._progress: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """Takes note of `done` examples of `total`."""
+        """Takes note of `done` examples of `total`; raises Stopped if that is asked for."""
+        if self._stop() and done < total:
+            self.close()
+            raise Stopped
         if self._progress is None and time.monotonic() - self._begin > _SILENT_SECS:
             label = f"{self._stage}: reading the data,"
             self._progress = Progress(total, "example", log_interval=100_096, label=label)

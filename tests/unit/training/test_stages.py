@@ -3,7 +3,8 @@
 import pytest
 
 from metamorph_jax.errors import UserError
-from metamorph_jax.training.stages import check_batch_divides
+from metamorph_jax.signals import Stopped
+from metamorph_jax.training.stages import ReadingProgress, check_batch_divides
 from tests.tiny import tiny_stage
 
 
@@ -16,3 +17,11 @@ def test_a_batch_that_does_not_divide_by_the_mesh_is_named(steps, shards):
     stage = tiny_stage(global_batch_size=8, grad_accum_steps=steps)
     with pytest.raises(UserError, match=r"config\.stages\.vpit\.global_batch_size=8 does not"):
         check_batch_divides(stage, shards)
+
+
+def test_reading_the_data_can_be_stopped():
+    answers = iter([False, True])
+    progress = ReadingProgress("vpit", lambda: next(answers))
+    progress(256, 1000)
+    with pytest.raises(Stopped):
+        progress(512, 1000)
