@@ -102,7 +102,7 @@ class CaptionData:
 
     def _build_row(self, row: int) -> tuple[dict[str, Array], list[Finding]]:
         index = self._example(row)
-        source, where = self._records.source_of(index), self._records.where(index)
+        where = self._records.where(index)
         tokens = np.zeros(self.data.max_seq_len, np.int32)
         try:
             with self._journal.entering(where):
@@ -111,7 +111,7 @@ class CaptionData:
             size = (self.image_size, self.image_size, 3)
             built = {"images": np.zeros(size, np.uint8), "tokens": tokens}
             built |= {"token_mask": tokens > 0, "caption_ids": np.int32(NO_CAPTION)}
-            return built, [Finding.of(source, where, error)]
+            return built, [Finding.of(self._records, index, error)]
         ids = self._tokenizer.encode_text(caption)[: self.data.max_seq_len]
         tokens[: len(ids)] = ids
         built = {

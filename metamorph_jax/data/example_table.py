@@ -20,6 +20,7 @@ from metamorph_jax.data.quarantine import Finding
 from metamorph_jax.typing import Int, Shaped
 
 TABLE_VERSION = 1  # to be raised when the same records give other examples
+_MAX_LISTED, _MAX_LISTED_CUTS = 200_000, 20_000  # findings; the rest is only counted
 _CHUNK = 256  # examples measured by one call of a worker
 _ROW = np.dtype(
     [
@@ -78,13 +79,13 @@ class _Measure:
     def one(self, index: int) -> tuple[tuple, Finding | None]:
         """Returns the row of an example, and what is bad in it."""
         records = self.examples.records
-        source, where = records.source_of(index), records.where(index)
+        where = records.where(index)
         try:
             self.journal.check(where)
             with self.journal.entering(where):  # lengths of videos are read
                 example, is_cut = self.examples[index]
         except BadSample as error:
-            return (0, 0, 0, 0, False), Finding.of(source, where, error)
+            return (0, 0, 0, 0, False), Finding.of(records, index, error)
         row = (
             len(example),
             len(example.images),
@@ -92,11 +93,14 @@ class _Measure:
             sum(example.image_is_answer),
             is_cut,
         )
-        message = (
+        if not is_cut:
+            return row, None
+        error = BadSample(
+            "over_long",
             f"{where}: more than a row holds; cut to {len(example)} tokens and "
-            f"{len(example.images)} images (see data.max_seq_len and data.max_images)"
+            f"{len(example.images)} images (see data.max_seq_len and data.max_images)",
         )
-        return row, Finding(source, where, "over_long", message) if is_cut else None
+        return row, Finding.of(records, index, error)
 
 
 def load_or_measure(
@@ -126,7 +130,11 @@ def load_or_measure(
     findings: list[Finding] = []
     for begin, (measured, found) in _measured_chunks(examples, num_workers):
         rows[begin : begin + len(measured)] = measured
-        findings += found
+        findings += [
+            finding
+            for finding in found
+            if len(findings) < (_MAX_LISTED_CUTS if finding.reason == "over_long" else _MAX_LISTED)
+        ]
         if on_progress is not None:
             on_progress(begin + len(measured), len(examples))
     table = ExampleTable(rows, tuple(findings))
@@ -151,7 +159,7 @@ def _mended(examples: Examples, table: ExampleTable) -> ExampleTable | None:
 
 def _measured_chunks(examples: Examples, num_workers: int) -> Iterator[tuple[int, tuple]]:
     num_chunks = -(-len(examples) // _CHUNK)
-    if num_chunks <= 4:  # not worth a thread
+    if num_chunks <= 4 and num_workers == 0:  # not worth a thread
         measure = _Measure(examples)
         yield from ((chunk * _CHUNK, measure(chunk)) for chunk in range(num_chunks))
         return

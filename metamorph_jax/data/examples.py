@@ -68,6 +68,11 @@ class Records:
         source, line = self._place(index)
         return self.sources[source][line]
 
+    def content_hash(self, index: int) -> str:
+        """Returns the SHA-256 of a record as it stands in its file; empty if it is not known."""
+        source, line = self._place(index)
+        return self.sources[source].content_hash(line)
+
     def conversation(self, index: int, loader: ImageLoader, max_images: int) -> Conversation:
         """Returns what the source's kind makes of a record.
 

@@ -8,6 +8,7 @@ not change it.
 
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -119,6 +120,20 @@ class TrainingData:
             folder,
         )
         check_epoch(data, self.plan.usable_sizes)
+        self._warn_of_idle_samples()
+
+    def _warn_of_idle_samples(self) -> None:
+        """Tells if many samples teach nothing, which does not count against the budget."""
+        found = self.quarantine.findings
+        idle = sum(finding.reason == "nothing_to_learn" for finding in found)
+        if idle > self.data.max_bad_fraction * len(self.table):
+            logging.getLogger(__name__).warning(
+                "%d of %d samples have nothing to learn within data.max_seq_len=%d and are left "
+                "out; quarantine.jsonl lists them",
+                idle,
+                len(self.table),
+                self.data.max_seq_len,
+            )
 
     def _fill_row(self, row: int, findings: list[Finding]) -> Filled:
         """Returns the examples of a row and their images; appends what is bad to `findings`."""
@@ -131,7 +146,7 @@ class TrainingData:
                     example, pixels = self._load(index, where)
             except BadSample as error:
                 example, pixels = blank_example(int(self.table.rows["length"][index])), []
-                findings.append(Finding.of(records.source_of(index), where, error))
+                findings.append(Finding.of(records, index, error))
             examples.append(example)
             images += pixels
         return examples, images
@@ -145,7 +160,7 @@ class TrainingData:
             raise BadSample(
                 "malformed_record",
                 f"{example.where}: the record has changed since the data was measured; "
-                "start the run again when nobody writes to the file",
+                "put it back, or begin a new run with the file as it is (another --workdir)",
             )
         loader = self._read[self._examples.records.source_of(index)]
         return example, loader.load_all(example.images, example.where)

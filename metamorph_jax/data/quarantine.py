@@ -40,9 +40,11 @@ class Finding:
     sha256: str = ""
 
     @classmethod
-    def of(cls, source: int, where: str, error: BadSample) -> "Finding":
-        """Returns what to write down about a bad sample."""
-        return cls(source, where, error.reason, str(error), error.sha256)
+    def of(cls, records: Records, index: int, error: BadSample) -> "Finding":
+        """Returns what to write down about a record that is a bad sample."""
+        sha256 = error.sha256 or records.content_hash(index)
+        source, where = records.source_of(index), records.where(index)
+        return cls(source, where, error.reason, str(error), sha256)
 
 
 class Built(NamedTuple):

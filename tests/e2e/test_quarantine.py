@@ -39,6 +39,7 @@ def test_trains_on_and_lists_exactly_the_broken_ones(world):
         int(entry["where"].rpartition(":")[2]): entry["reason"] for entry in map(json.loads, lines)
     }
     assert found == BAD and len(lines) == len(BAD)
+    assert all(len(json.loads(line)["sha256"]) == 64 for line in lines)
     assert len(history(world, "lenient")) == 40
 
 

@@ -36,6 +36,11 @@ class Source(abc.ABC):
     def where(self, index: int) -> str:
         """Returns FILE:LINE of a record: the line it starts on, or its number, counted from 1."""
 
+    def content_hash(self, index: int) -> str:
+        """Returns the SHA-256 of what stands in the file for a record; empty if it has no bytes."""
+        del index
+        return ""
+
     def __getitem__(self, index: int) -> Record:
         """Returns one record.
 

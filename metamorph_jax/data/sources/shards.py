@@ -66,6 +66,11 @@ class ShardedSource(Source):
         shard, within = self._locate(index)
         return shard.where(within)
 
+    def content_hash(self, index: int) -> str:
+        """Returns the SHA-256 of a record as its shard knows it."""
+        shard, within = self._locate(index)
+        return shard.content_hash(within)
+
     def read(self, index: int) -> Record:
         """Returns one record."""
         shard, within = self._locate(index)

@@ -1,6 +1,7 @@
 """Records that are pieces of one text file; `jsonl.py` and `json_list.py` find where they are."""
 
 import abc
+import hashlib
 
 import numpy as np
 
@@ -47,12 +48,20 @@ class TextSource(Source):
 
     def read(self, index: int) -> Record:
         """Returns one record."""
-        line, size = int(self._index["lines"][index]), int(self._index["sizes"][index])
-        if size > MAX_RECORD_BYTES:
+        line = int(self._index["lines"][index])
+        data = self._bytes(index)
+        if len(data) > MAX_RECORD_BYTES:
             raise too_long(self.path, line)
-        offset = int(self._index["offsets"][index])
-        data = read_range(self.path, self._index.stamp, offset, size)
         return parse_record(decode_json(data, self.path, line), self.path, line)
+
+    def content_hash(self, index: int) -> str:
+        """Returns the SHA-256 of a record's text; of one that is too long, of its beginning."""
+        return hashlib.sha256(self._bytes(index)).hexdigest()
+
+    def _bytes(self, index: int) -> bytes:
+        """Returns the text of a record; at most one byte more than is read as one."""
+        offset, size = int(self._index["offsets"][index]), int(self._index["sizes"][index])
+        return read_range(self.path, self._index.stamp, offset, size)
 
 
 def places(offsets: np.ndarray, sizes: np.ndarray, lines: np.ndarray, sha256: str) -> Found:

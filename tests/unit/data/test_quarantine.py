@@ -11,7 +11,7 @@ from metamorph_jax.errors import UserError
 def finding(line, reason="unreadable_media", source=0):
     where = f"data.jsonl:{line}"
     error = BadSample(reason, f"{where}: image 'a.png' cannot be decoded", content_hash(b"x"))
-    return Finding.of(source, where, error)
+    return Finding(source, where, error.reason, str(error), error.sha256)
 
 
 def make(fraction, file=None, sizes=(1000, 10)):
