@@ -146,8 +146,9 @@ def _open_plain_file(real_path: str, name: str) -> Any:
         raise BadSample(
             "forbidden_path", f"{name} is no file name; videos are local files, nothing is fetched"
         )
-    try:  # non-blocking: opening a pipe would wait for ever
-        descriptor = os.open(real_path, os.O_RDONLY | os.O_NONBLOCK)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would wait
+    try:
+        descriptor = os.open(real_path, flags)
     except OSError as error:
         raise BadSample(
             "missing_media", f"{name} cannot be read, {error.strerror}; check the path"
@@ -220,12 +221,19 @@ def _check_complete(stream: Any, real_path: str, name: str) -> None:
 
 def _frame_names(real_path: str, where: str) -> list[str]:
     """Returns the names of a folder's frames; numbers in names are sorted as numbers."""
-    names = [
-        entry.name
-        for entry in os.scandir(real_path)
-        if entry.name.lower().endswith(FRAME_SUFFIXES) and not entry.name.startswith(".")
-    ]
     name = f"{where}: folder of frames {real_path!r}"
+    try:
+        with os.scandir(real_path) as entries:
+            names = [
+                entry.name
+                for entry in entries
+                if entry.name.lower().endswith(FRAME_SUFFIXES) and not entry.name.startswith(".")
+            ]
+    except OSError as error:
+        raise BadSample(
+            "missing_media",
+            f"{name} cannot be read, {error.strerror}; check the path and its permissions",
+        ) from None
     if not names:
         raise BadSample(
             "unreadable_media",

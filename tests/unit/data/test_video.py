@@ -1,3 +1,4 @@
+import os
 import struct
 
 import pytest
@@ -109,3 +110,25 @@ def test_messages_name_the_record_and_the_file(tmp_path):
     path.write_text("no video")
     with pytest.raises(BadSample, match=r"^data\.jsonl:3: video '.*a\.mp4' cannot be decoded"):
         probe_video(str(path), "data.jsonl:3")
+
+
+def test_folder_of_frames_that_may_not_be_read(tmp_path, monkeypatch):
+    path = write_frames(tmp_path / "frames", 2)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # a mode would not stop the superuser
+    for function in (probe_video, lambda *args: read_frames(args[0], [0.0], args[1])):
+        with pytest.raises(
+            BadSample, match=r"^data.jsonl:3: folder .* Permission denied"
+        ) as caught:
+            function(str(path), "data.jsonl:3")
+        assert caught.value.reason == "missing_media"
+
+
+def test_a_link_that_took_the_place_of_the_file_is_not_followed(tmp_path):
+    (tmp_path / "link.mp4").symlink_to(write_video(tmp_path / "a.mp4", 2))
+    with pytest.raises(BadSample, match="cannot be read") as caught:
+        probe_video(str(tmp_path / "link.mp4"), "data.jsonl:3")
+    assert caught.value.reason == "missing_media"
