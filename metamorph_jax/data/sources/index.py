@@ -1,12 +1,13 @@
 """Where the records of a file are: found once, and kept beside it as FILE.index.
 
 An index is a safetensors file with the numbers as tensors and, as metadata, which content they
-belong to. One that does not fit the file's size and time of change is made again; to force that,
-delete it. Large ones are mapped, not read: two million records open at once and cost no memory
-that processes would not share.
+belong to. One that does not fit the file's size and time of change, or its own checksum, is made
+again; to force that, delete it. Large ones are mapped, not read: two million records open at once
+and cost no memory that processes would not share.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -25,6 +26,8 @@ ENDING = ".index"
 _MAPPED_BYTES = 4 * 2**20  # a smaller index is read, because a mapping holds a file open
 _MAX_HEADER_BYTES = 2**20
 _DTYPES = {"U8": np.uint8, "U32": np.uint32, "I64": np.int64}
+_NOT_OURS = (OSError, ValueError, LookupError, TypeError, AttributeError)
+_NOT_OURS += (ArithmeticError, RecursionError)
 _logger = logging.getLogger(__name__)
 
 
@@ -125,6 +128,7 @@ def _keep(path: str, layout: str, stamp: Stamp, found: Found) -> None:
         "mtime_ns": str(stamp.mtime_ns),
         "sha256": found.sha256,
         "damage": found.damage,
+        "checksum": _checksum(found),
     }
     target = Path(path + ENDING)
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}")
@@ -145,9 +149,22 @@ def _load(path: str, layout: str, stamp: Stamp) -> Found | None:
         kept = Stamp(int(metadata["size"]), int(metadata["mtime_ns"]))
         if metadata["layout"] != layout or kept != stamp:
             return None
-        return Found(arrays, str(metadata["sha256"]), str(metadata["damage"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None  # missing, or not ours: made again
+        found = Found(arrays, str(metadata["sha256"]), str(metadata["damage"]))
+        return found if metadata["checksum"] == _checksum(found) else None
+    except _NOT_OURS:
+        return None  # missing, damaged, or not ours: made again
+
+
+def _checksum(found: Found) -> str:
+    """Returns a SHA-256 of all that an index says, by which damage to it is noticed.
+
+    Readers then need not check each number that leads them into the file.
+    """
+    digest = hashlib.sha256(repr((found.sha256, found.damage)).encode())
+    for name, values in sorted(found.arrays.items()):
+        digest.update(repr((name, values.dtype.str, values.shape)).encode())
+        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
 
 
 def _read_safetensors(path: str) -> tuple[Any, dict[str, np.ndarray]]:

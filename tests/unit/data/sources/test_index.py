@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from metamorph_jax.data.sources import index as index_module
+from metamorph_jax.data.sources import open_source
 from metamorph_jax.data.sources.files import sha256_of
 from metamorph_jax.data.sources.index import Found, open_index
 from metamorph_jax.errors import UserError
@@ -80,6 +83,39 @@ def test_damaged_index_is_made_again(path, find, damage):
     write_bytes(Path(path + ".index"), damaged)
     np.testing.assert_array_equal(open_index(path, "x 1", find)["numbers"], NUMBERS)
     assert find.calls == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"offsets": np.array([-5, 15])},
+        {"offsets": np.array([0, 2**62])},
+        {"offsets": np.array([0])},
+        {"lines": np.array([1, 2, 3])},
+        {"sizes": np.array([14, 3], np.uint32)},
+        {"sizes": np.array([[14], [14]], np.uint32)},
+        {"sizes": None},
+    ],
+)
+def test_numbers_that_were_damaged_are_found_again(tmp_path, damage):
+    path = write_bytes(tmp_path / "a.jsonl", '{"caption":"a"}\n{"caption":"b"}\n')
+    open_source(path)
+    kept = path + ".index"
+    with safe_open(kept, "np") as file:
+        metadata = file.metadata()
+    arrays = load_file(kept) | damage
+    save_file({name: array for name, array in arrays.items() if array is not None}, kept, metadata)
+    assert [record.caption for record in open_source(path)] == ["a", "b"]
+
+
+def test_shape_that_no_array_has(path, find):
+    open_index(path, "x 1", find)
+    content = Path(path + ".index").read_bytes().replace(b"[1000]", b"[9**9]")
+    assert b"[9**9]" in content
+    for shape in (b"[1e99]", b"9" * 6, b'["10"]', b"[9999]"):
+        write_bytes(Path(path + ".index"), content.replace(b"[9**9]", shape))
+        np.testing.assert_array_equal(open_index(path, "x 1", find)["numbers"], NUMBERS)
+    assert find.calls == 5
 
 
 def test_folder_that_cannot_be_written(path, find, monkeypatch, caplog):
