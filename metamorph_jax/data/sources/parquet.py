@@ -2,7 +2,7 @@
 
 Columns are those of a JSON record. Images are bytes, {"bytes", "path"} structures, paths, or lists
 of these, and stay encoded until the image loader looks at them. A parquet file can only be read
-by row groups; the last few stay in memory.
+by row groups; the last few of all files stay in memory.
 """
 
 import collections
@@ -22,7 +22,7 @@ from metamorph_jax.data.sources.index import Found, open_index
 from metamorph_jax.errors import UserError
 
 _OPEN_FILES = 16
-_CACHE_BYTES = 128 * 2**20  # of row groups, per file
+_CACHE_BYTES = 256 * 2**20  # of row groups of all files, per process
 _LARGE_GROUP_BYTES = 128 * 2**20
 _TURNS, _MEDIA = ("conversations", "messages"), ("image", "images")
 _EXPECTED = (
@@ -60,7 +60,7 @@ class ParquetSource(Source):
         if find_file(self.path) != stamp:
             raise changed(self.path)
         try:
-            table = _open(self.path, stamp, os.getpid()).row_group(group)
+            table = _row_group(self.path, stamp, group)
             (fields,) = table.slice(index - first, 1).to_pylist()
         except (OSError, ValueError, TypeError, NotImplementedError) as error:
             raise BadSample(
@@ -71,36 +71,68 @@ class ParquetSource(Source):
         return parse_record(fields, self.path, index + 1)
 
 
+class _RowGroups:
+    """The row groups that were read last, of any number of files; for threads of one process."""
+
+    def __init__(self):
+        self._groups: collections.OrderedDict[tuple, tuple[Any, int]] = collections.OrderedDict()
+        self._num_bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple) -> Any | None:
+        """Returns a row group as an Arrow table; None if it is not kept."""
+        with self._lock:
+            if key not in self._groups:
+                return None
+            self._groups.move_to_end(key)
+            return self._groups[key][0]
+
+    def put(self, key: tuple, table: Any) -> None:
+        """Keeps a row group; those that were not asked for the longest make room."""
+        with self._lock:
+            _, before = self._groups.pop(key, (None, 0))
+            self._groups[key] = table, table.nbytes
+            self._num_bytes += table.nbytes - before
+            while len(self._groups) > 1 and self._num_bytes > _CACHE_BYTES:
+                _, (_, num_bytes) = self._groups.popitem(last=False)
+                self._num_bytes -= num_bytes
+
+
 class _OpenTable:
-    """An open file and its last row groups; for one process, any number of threads."""
+    """An open file, from which one thread reads at a time."""
 
     def __init__(self, path: str):
         import pyarrow.parquet as pq
 
         # Bytes are copied into Arrow's own memory, not mapped: the file may lie on a network.
-        self._file = pq.ParquetFile(path, page_checksum_verification=True)
-        self._groups: collections.OrderedDict[int, Any] = collections.OrderedDict()
-        self._lock = threading.Lock()
+        self.file = pq.ParquetFile(path, page_checksum_verification=True)
+        self.lock = threading.Lock()
 
-    def row_group(self, number: int) -> Any:
-        """Returns a row group as an Arrow table."""
-        with self._lock:
-            table = self._groups.pop(number, None)
+
+def _row_group(path: str, stamp: Stamp, number: int) -> Any:
+    """Returns a row group as an Arrow table."""
+    process = os.getpid()
+    kept, key = _kept(process), (path, stamp, number)
+    table = kept.get(key)
+    if table is None:
+        opened = _open(path, stamp, process)
+        with opened.lock:
+            table = kept.get(key)  # another thread may have read it meanwhile
             if table is None:
-                table = self._file.read_row_group(number, use_threads=False)
-            self._groups[number] = table
-            while len(self._groups) > 1 and self._num_bytes() > _CACHE_BYTES:
-                self._groups.popitem(last=False)
-            return table
-
-    def _num_bytes(self) -> int:
-        return sum(table.nbytes for table in self._groups.values())
+                table = opened.file.read_row_group(number, use_threads=False)
+                kept.put(key, table)
+    return table
 
 
-# The process is part of the key: Arrow's objects are used only where they were made.
+# The process is part of the keys: Arrow's objects are used only where they were made.
 @functools.lru_cache(maxsize=_OPEN_FILES)
 def _open(path: str, stamp: Stamp, process: int) -> _OpenTable:
     return _OpenTable(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(process: int) -> _RowGroups:
+    return _RowGroups()
 
 
 def _find(path: str) -> Found:

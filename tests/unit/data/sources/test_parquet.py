@@ -1,4 +1,6 @@
+import concurrent.futures
 import logging
+import os
 
 import pyarrow as pa
 import pytest
@@ -64,14 +66,50 @@ def test_captions(tmp_path):
     assert source[3].caption == "shade 3" and source[3].turns == ()
 
 
-def test_row_groups_are_read_when_needed_and_forgotten(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "_CACHE_BYTES", 0)
+@pytest.fixture
+def reads(monkeypatch):
+    """(file, row group) of all that is read from a disk; nothing was kept before."""
+    import pyarrow.parquet as pq
+
+    read = []
+
+    class Counted(pq.ParquetFile):
+        def __init__(self, path, **options):
+            super().__init__(path, **options)
+            self.path = path
+
+        def read_row_group(self, number, **options):
+            read.append((self.path, number))
+            return super().read_row_group(number, **options)
+
+    monkeypatch.setattr(pq, "ParquetFile", Counted)
+    parquet._kept.cache_clear()
+    return read
+
+
+def test_row_groups_are_read_when_needed_and_forgotten(tmp_path, monkeypatch, reads):
     columns = {"image": PICTURES, "caption": [f"shade {n}" for n in range(COUNT)]}
-    path = write_parquet(tmp_path / "a.parquet", columns, row_group_size=2)
-    opened = parquet._OpenTable(path)
-    for group in (0, 1, 3, 3):
-        opened.row_group(group)
-        assert list(opened._groups) == [group]
+    paths = [write_parquet(tmp_path / f"{n}.parquet", columns, row_group_size=2) for n in "ab"]
+    first, second = map(open_source, paths)
+    for source in (first, second, first, second):
+        assert [source[n].caption for n in (0, 1, 6)] == ["shade 0", "shade 1", "shade 6"]
+    assert reads == [(path, group) for path in paths for group in (0, 3)]
+
+    monkeypatch.setattr(parquet, "_CACHE_BYTES", 0)  # of all files together
+    reads.clear()
+    for source in (first, first, second, second, first):
+        assert source[2].caption == "shade 2"
+    assert reads == [(paths[0], 1), (paths[1], 1), (paths[0], 1)]
+    assert len(parquet._kept(os.getpid())._groups) == 1
+
+
+def test_threads_share_row_groups(tmp_path, reads):
+    path = write_parquet(tmp_path / "a.parquet", {"caption": list("abcdefgh")}, row_group_size=1)
+    source = open_source(path)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        captions = list(pool.map(lambda n: source[n % 8].caption, range(200)))
+    assert "".join(captions) == "abcdefgh" * 25
+    assert sorted(reads) == [(path, group) for group in range(8)]
 
 
 def test_large_row_groups_are_warned_of(tmp_path, monkeypatch, caplog):
