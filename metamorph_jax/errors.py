@@ -1,12 +1,23 @@
-"""The one exception that means "the user can fix this".
+"""The one exception that means "the user can fix this", and how its text is shown.
 
-Front doors print its text and exit with code 2; everything else is a bug and keeps its traceback.
+Front doors print it and exit with code 2; everything else is a bug and keeps its traceback. Texts
+name what stands in data, so they are made `visible` before a terminal gets them.
 """
 
 import difflib
 import errno
 import sys
 from collections.abc import Callable, Iterable
+
+_SHOWN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+_SHOWN |= {0x7F: 0x2421} | {code: 0xFFFD for code in range(0x80, 0xA0)}
+# They turn around or hide the text that follows; shown, not obeyed.
+_SHOWN |= {
+    code: f"⟨U+{code:04X}⟩"
+    for code in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+# Bytes of a file name that is no UTF-8; no file and no terminal takes them as they are.
+_SHOWN |= {code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)}
 
 
 class UserError(ValueError):
@@ -16,6 +27,14 @@ class UserError(ValueError):
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     """Returns the candidates that look most like `name`, best first (possibly none)."""
     return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)
+
+
+def visible(text: object) -> str:
+    """Returns a text that any terminal may show: control characters are seen and do nothing.
+
+    Newlines and tabs stay; halves of surrogate pairs, which no encoding has, are escaped.
+    """
+    return str(text).translate(_SHOWN)
 
 
 def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = None) -> None:
@@ -32,12 +51,12 @@ def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = N
     except UserError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(error)}", file=sys.stderr)
         code = 2
     except OSError as error:
         if debug or (error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT)):
             raise
-        print(f"error: {_file_trouble(error)}", file=sys.stderr)
+        print(f"error: {visible(_file_trouble(error))}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         if debug:

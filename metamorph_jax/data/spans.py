@@ -13,14 +13,7 @@ from metamorph_jax.data.conversation import Conversation, Image
 from metamorph_jax.data.media import Media
 from metamorph_jax.data.templates import Example
 from metamorph_jax.data.tokenizer import Tokenizer
-
-_SHOWN_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n\r"}
-_SHOWN_CONTROL |= {0x7F: 0x2421} | {code: 0xFFFD for code in range(0x80, 0xA0)}
-# They turn around or hide the text that follows; shown, not obeyed.
-_SHOWN_CONTROL |= {
-    code: f"⟨U+{code:04X}⟩"
-    for code in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-}
+from metamorph_jax.errors import visible
 
 
 class TextSpan(NamedTuple):
@@ -109,8 +102,3 @@ def spans_as_text(spans: list[Span]) -> str:
             kind = "answer image" if span.is_answer else "image"
             pieces.append(f"<{kind} {span.media}, {span.num_tokens} tokens>")
     return visible("".join(pieces)) + "]" * inside
-
-
-def visible(text: object) -> str:
-    """Returns a text whose control characters are seen instead of doing something."""
-    return str(text).translate(_SHOWN_CONTROL)

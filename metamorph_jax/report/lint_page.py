@@ -11,7 +11,7 @@ import numpy as np
 
 from metamorph_jax.data.lint.findings import MEANINGS, SEVERITIES
 from metamorph_jax.data.lint.survey import SourceSurvey, Survey
-from metamorph_jax.data.spans import visible
+from metamorph_jax.errors import visible
 from metamorph_jax.report import page
 from metamorph_jax.report.lint_numbers import (
     LintResult,

@@ -3,7 +3,8 @@
 from PIL import Image
 
 from metamorph_jax.data.lint.survey import Sample, Survey
-from metamorph_jax.data.spans import ImageSpan, TextSpan, visible
+from metamorph_jax.data.spans import ImageSpan, TextSpan
+from metamorph_jax.errors import visible
 from metamorph_jax.report import page
 from metamorph_jax.report.page import Html, element, join
 from metamorph_jax.report.pictures import shrunk

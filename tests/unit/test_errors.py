@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from metamorph_jax.errors import UserError, nearest, run_main
+from metamorph_jax.errors import UserError, nearest, run_main, visible
 
 
 def exit_of(error, capsys, *flags):
@@ -26,6 +26,19 @@ def test_success_is_zero(capsys):
 
 def test_a_user_error_is_one_line_and_two(capsys):
     assert exit_of(UserError("no such key"), capsys) == (2, "error: no such key\n")
+
+
+def test_control_characters_are_seen():
+    assert visible("a\x1b[2J\tb\n\x7f\x9b\r") == "a\u241b[2J\tb\n\u2421\ufffd\u240d"
+    assert visible("\u202egnp.exe") == "⟨U+202E⟩gnp.exe"  # would read backwards
+    assert visible(b"\xff.png".decode("utf-8", "surrogateescape")) == "\\udcff.png"
+
+
+def test_texts_of_data_do_nothing_to_a_terminal(capsys):
+    code, text = exit_of(UserError("a\x1b]0;title\x07\n\tb\r"), capsys)
+    assert (code, text) == (2, "error: a␛]0;title␇\n\tb␍\n")
+    code, text = exit_of(PermissionError(errno.EACCES, "Permission denied", "/x\x1b[2J"), capsys)
+    assert code == 2 and text.startswith("error: /x␛[2J: Permission denied")
 
 
 def test_ctrl_c_is_130(capsys):

@@ -9,7 +9,6 @@ from metamorph_jax.data.spans import (
     conversation_spans,
     example_spans,
     spans_as_text,
-    visible,
 )
 from metamorph_jax.data.templates import TEMPLATES, render_example
 from tests.data_files import small_tokenizer
@@ -83,8 +82,3 @@ def test_conversations_are_shown_without_a_template():
         TextSpan("This: ", True, False),
         ImageSpan("a.png", True, 0, 2),
     ]
-
-
-def test_control_characters_are_seen():
-    assert visible("a\x1b[2J\tb\n\x7f\x9b") == "a\u241b[2J\tb\n\u2421\ufffd"
-    assert visible("\u202egnp.exe") == "⟨U+202E⟩gnp.exe"  # would read backwards
