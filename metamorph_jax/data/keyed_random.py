@@ -13,7 +13,7 @@ from metamorph_jax.typing import Integer
 
 def random_bits(key: str, count: int) -> Integer[np.ndarray, "count"]:
     """Returns `count` uniform uint64 numbers that depend on nothing but the key."""
-    digest = hashlib.sha256(key.encode()).digest()
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
     philox = np.random.Philox(key=np.frombuffer(digest[:16], "<u8"))
     return philox.random_raw(count).astype(np.uint64)
 

@@ -112,7 +112,8 @@ class FindingLog:
         self._num_kept = num_kept
         self._known: set[int] = set()
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(file, "w", encoding="utf-8")
+        # A file name that is no Unicode becomes an escape that JSON has, too.
+        self._file = open(file, "w", encoding="utf-8", errors="backslashreplace")
 
     def __enter__(self) -> "FindingLog":
         return self
@@ -142,5 +143,6 @@ class FindingLog:
 
 def short_hash(text: str | bytes) -> int:
     """Returns 63 bits that equal texts share; never 0, which stands for nothing."""
-    data = text.encode() if isinstance(text, str) else text
+    # File names may hold bytes that are no UTF-8, as halves of surrogate pairs.
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "little") >> 1 or 1

@@ -3,7 +3,14 @@
 import json
 
 from metamorph_jax.data.faults import REASONS, BadSample
-from metamorph_jax.data.lint.findings import MEANINGS, SEVERITIES, Finding, FindingLog, unchecked
+from metamorph_jax.data.lint.findings import (
+    MEANINGS,
+    SEVERITIES,
+    Finding,
+    FindingLog,
+    short_hash,
+    unchecked,
+)
 
 
 def test_every_reason_of_quarantine_has_a_severity_and_a_meaning():
@@ -38,6 +45,15 @@ def test_the_log_writes_all_and_keeps_the_first(tmp_path):
         "reason": "over_long",
         "trouble": "ü long",
     }
+
+
+def test_file_names_that_are_no_unicode(tmp_path):
+    where = b"\xff.jsonl:1".decode("utf-8", "surrogateescape")
+    with FindingLog(tmp_path / "findings.jsonl") as log:
+        log.add([Finding(where, "tiny_image", "1x1")] * 2)
+    (line,) = (tmp_path / "findings.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["where"] == where
+    assert short_hash(where) != short_hash("?.jsonl:1")
 
 
 def test_what_was_not_looked_for_is_said():
