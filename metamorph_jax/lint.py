@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metamorph_jax.errors import UserError, run_main
+from metamorph_jax.errors import UserError, run_main, visible
 
 if TYPE_CHECKING:
     from metamorph_jax.data.lint.survey import StageToSurvey, Survey
@@ -58,9 +58,10 @@ def main(argv: list[str]) -> int:
         unchecked=unchecked(flags.media, all(stage.writing for stage in stages), flags.workers),
         max_problem_fraction=flags.max_problem_fraction,
     )
-    (out / PAGE_FILE).write_text(lint_page(result), "utf-8")
+    # File names need not be Unicode; what `visible` has not seen is shown by number.
+    (out / PAGE_FILE).write_text(lint_page(result), "utf-8", "backslashreplace")
     _print(result)
-    print(f"{out / PAGE_FILE}  {out / FINDINGS_FILE}")
+    print(visible(f"{out / PAGE_FILE}  {out / FINDINGS_FILE}"))
     return 0 if result.is_good else 1
 
 
@@ -147,16 +148,20 @@ def _from_recipe(
 ) -> tuple[str, list["StageToSurvey"]]:
     """Returns the name of a recipe, and its stages."""
     from metamorph_jax.config.loading import load_recipe
+    from metamorph_jax.data.geometry import pad_color
     from metamorph_jax.data.lint.examine import Writing
     from metamorph_jax.data.lint.survey import StageToSurvey
     from metamorph_jax.data.templates import check_template, choose_template
     from metamorph_jax.data.tokenizer import load_tokenizer
+    from metamorph_jax.ops.normalize import PIXEL_STATISTICS
 
     config = load_recipe(flags.config, overrides)
     tokenizer = load_tokenizer(config.tokenizer.path)
     template = choose_template(config.tokenizer)
     check_template(template, tokenizer)
     writing = Writing(tokenizer, template, config.model.visual_tokens.num_tokens)
+    family = config.model.vision.family
+    mean, _ = PIXEL_STATISTICS[family]
     stages = [
         StageToSurvey(
             name=stage.name,
@@ -164,6 +169,8 @@ def _from_recipe(
             data=stage.data,
             writing=writing,
             image_size=config.model.vision.image_size,
+            processor=family,
+            pad_color=pad_color(mean),
             global_batch_size=stage.global_batch_size,
             total_steps=stage.total_steps,
             seed=config.seed,
@@ -208,7 +215,6 @@ def _from_files(flags: argparse.Namespace) -> tuple[str, list["StageToSurvey"]]:
 def _print(result: "LintResult") -> None:
     """Prints counts, the first findings of each reason, and what is fine."""
     from metamorph_jax.data.lint.findings import SEVERITIES
-    from metamorph_jax.data.spans import visible
 
     for survey in result.surveys:
         _print_stage(survey)
@@ -237,7 +243,6 @@ def _print_stage(survey: "Survey") -> None:
     """Prints what the sources of a stage hold, and what rows they fill."""
     import numpy as np
 
-    from metamorph_jax.data.spans import visible
     from metamorph_jax.report.lint_numbers import (
         kind_of,
         lengths_of,
@@ -246,7 +251,7 @@ def _print_stage(survey: "Survey") -> None:
         total,
     )
 
-    print(f"stage {survey.stage.name}")
+    print(visible(f"stage {survey.stage.name}"))
     for source in survey.sources:
         counted = [f"{len(source.rows):,} of {source.size:,} records"]
         counted.append(f"{np.count_nonzero(source.rows['is_readable']):,} usable")

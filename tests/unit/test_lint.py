@@ -1,10 +1,12 @@
 """The front door `lint`: flags, exit codes, and what is written where."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from metamorph_jax import lint as lint_module
 from metamorph_jax.errors import UserError
 from metamorph_jax.lint import main
 from tests.data_files import small_tokenizer, write_images, write_jsonl
@@ -75,6 +77,19 @@ def test_only_some_findings_of_a_reason_are_printed(file, capsys):
     assert len((file.parent / "out" / "findings.jsonl").read_text().splitlines()) == 10
 
 
+def test_file_names_that_are_no_unicode(tmp_path, capfdbinary):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    write_images(folder / "images", 1, size=9)
+    file = write_jsonl(folder / os.fsdecode(b"\xfe.jsonl"), [talk("A.", "0.png"), talk("B.", "1")])
+    assert lint(file, "--media=headers") == 1
+    printed = capfdbinary.readouterr().out.decode("utf-8")
+    assert r"\udcff/\udcfe.jsonl:2: error: image '1'" in printed
+    assert r"\udcfe.jsonl" in (folder / "out" / "lint.html").read_text("utf-8")
+    (line,) = (folder / "out" / "findings.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["where"] == f"{file}:2"
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -112,3 +127,14 @@ def test_a_recipe_is_read_with_overrides(tmp_path, file, capsys):
     assert printed.count("stage ") >= 3
     assert f"{file}:10: error" in printed
     assert "450 steps" in printed
+
+
+def test_a_recipe_of_a_clip_tower_pads_with_its_mean(tmp_path):
+    small_tokenizer(tmp_path / "tokenizer")
+    recipe = Path(__file__).resolve().parents[2] / "configs" / "digits.py"
+    flags, overrides = lint_module._parse(
+        [f"--config={recipe}:{tmp_path}", "--config.model.vision.family=clip"]
+    )
+    _, stages = lint_module._from_recipe(flags, overrides)
+    assert {stage.processor for stage in stages} == {"clip"}
+    assert {stage.pad_color for stage in stages} == {(122, 116, 104)}

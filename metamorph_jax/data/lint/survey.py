@@ -15,6 +15,7 @@ from metamorph_jax.data.conversation import Conversation
 from metamorph_jax.data.example_table import ExampleTable
 from metamorph_jax.data.examples import Records
 from metamorph_jax.data.faults import BadSample
+from metamorph_jax.data.geometry import GREY, Processor
 from metamorph_jax.data.images import ImageLoader
 from metamorph_jax.data.keyed_random import random_order
 from metamorph_jax.data.lint.duplicates import find_duplicates
@@ -41,6 +42,8 @@ class StageToSurvey:
     Attributes:
         writing: None: tokens are not counted, and no rows are planned.
         image_size: side of the tower's input, in pixels.
+        processor: family of the tower, which decides how images are fitted.
+        pad_color: RGB colour of the padding.
         global_batch_size: rows per step; None: nobody said.
         total_steps: of the stage; None: nobody said.
         seed: of the run.
@@ -51,6 +54,8 @@ class StageToSurvey:
     data: DataConfig
     writing: Writing | None
     image_size: int
+    processor: Processor = "siglip"
+    pad_color: tuple[int, int, int] = GREY
     global_batch_size: int | None = None
     total_steps: int | None = None
     seed: int = 0
@@ -162,7 +167,7 @@ def survey_stage(
     # The key of training, so that a part of a source is the same part.
     key = f"{stage.seed}/{stage.name}"
     records = Records(data, key)
-    loaders = image_loaders(data, stage.image_size, (127, 127, 127))
+    loaders = image_loaders(data, stage.image_size, stage.pad_color, stage.processor)
     readers = _readers(loaders, depth)
     examiner = Examiner(records, readers, data, stage.objective, stage.writing)
     rows, images = np.zeros(len(records), ROW), []

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from metamorph_jax.config.schema_run import DataConfig, SourceConfig
 from metamorph_jax.data.examples import Records
@@ -131,6 +132,19 @@ def test_samples_show_what_the_tower_gets(stage, folder):
         assert len(images) == len(sample.pixels)
         for span, pixels in zip(images, sample.pixels, strict=True):
             np.testing.assert_array_equal(pixels, loader.load(span.media, "f:1"))
+
+
+def test_samples_are_fitted_as_the_stage_says(stage, folder):
+    look = {"processor": "clip", "pad_color": (1, 2, 3)}
+    Image.fromarray(np.full((4, 40, 3), 200, np.uint8)).save(folder / "wide.png")
+    path = str(write_jsonl(folder / "wide.jsonl", [talk("<image>\nWhat?", "Wide.", "wide.png")]))
+    for geometry in ("pad", "square"):
+        data = DataConfig(sources=(SourceConfig(path=path),), image_geometry=geometry)
+        found, _ = survey(dataclasses.replace(stage, data=data, **look), folder)
+        ((pixels,),) = [sample.pixels for sample in found.samples]
+        loader = ImageLoader(str(folder), 8, geometry, (1, 2, 3), "clip")
+        np.testing.assert_array_equal(pixels, loader.load("wide.png", "f:1"))
+        assert (pixels[0, 0].tolist() == [1, 2, 3]) == (geometry == "pad")
 
 
 def talk(question, answer, image=None, **more):
