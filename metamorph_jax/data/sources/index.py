@@ -2,8 +2,8 @@
 
 An index is a safetensors file with the numbers as tensors and, as metadata, which content they
 belong to. One that does not fit the file's size and time of change, or its own checksum, is made
-again; to force that, delete it. Large ones are mapped, not read: two million records open at once
-and cost no memory that processes would not share.
+again; to force that, delete it. Large ones are mapped, not copied: two million records cost one
+pass over their numbers, and no memory that processes would not share.
 """
 
 import dataclasses
