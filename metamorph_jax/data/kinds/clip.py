@@ -5,7 +5,7 @@ import dataclasses
 from metamorph_jax.data.kinds.material import Material
 from metamorph_jax.data.media import ImageBytes, Media, VideoFrame
 
-MAX_FPS = 1000.0
+MIN_FPS, MAX_FPS = 1e-5, 1000.0  # from about a frame a day; far below, floats lose frames
 MAX_FRAMES = 45  # of a sample; MetaMorph's
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".3gp")
 
@@ -61,10 +61,10 @@ def read_clip(material: Material) -> Clip:
     fps = material.record.extra.get("fps")
     fps = 1.0 if fps is None else fps  # tables write null where there is nothing
     number = isinstance(fps, int | float) and not isinstance(fps, bool)
-    if not number or not 0 < fps <= MAX_FPS:  # false for NaN, too
+    if not number or not MIN_FPS <= fps <= MAX_FPS:  # false for NaN, too
         raise material.bad(
             "malformed_record",
-            f"'fps' is {str(fps)[:20]!r}; expected frames per second, above 0, up to {MAX_FPS:g}",
+            f"'fps' is {str(fps)[:20]!r}; expected frames per second, {MIN_FPS:g} to {MAX_FPS:g}",
         )
     return Clip(video, count / fps, float(fps), count, isinstance(video, str))
 

@@ -34,8 +34,9 @@ def decode_json(data: bytes, file: str, line: int) -> Any:
         if text.count("[") + text.count("{") > MAX_DEPTH or "\\ud" in text or "\\uD" in text:
             _check_all(value)
     except UnicodeDecodeError as error:
-        line += data.count(b"\n", 0, error.start)
-        trouble = f"byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+        rest = error.object  # `data` without its mark
+        line += rest.count(b"\n", 0, error.start)
+        trouble = f"byte {rest[error.start]:#04x} is not UTF-8; save the file as UTF-8"
     except json.JSONDecodeError as error:
         line += error.lineno - 1
         trouble = (
