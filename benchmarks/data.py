@@ -43,9 +43,10 @@ from metamorph_jax.data.packing import pack_rows
 from metamorph_jax.data.pipeline import TrainingData
 from metamorph_jax.data.small_tokenizer import train_tokenizer
 from metamorph_jax.data.sources import open_source
+from metamorph_jax.data.templates import TEMPLATES
 from metamorph_jax.data.tokenizer import load_tokenizer
 
-TEMPLATE, IMAGE_SIZE, TOKENS_PER_IMAGE, ROW_TOKENS = "metamorph_llama3", 384, 64, 2048
+TEMPLATE, IMAGE_SIZE, TOKENS_PER_IMAGE, ROW_TOKENS = TEMPLATES["metamorph_llama3"], 384, 64, 2048
 FEATURE_DIM = 1152
 WORDS = (
     "a the of and in with on is are there two red small dog street man woman holding standing "
@@ -129,7 +130,7 @@ def show_fill_of_shapes(quick: bool, folder: Path) -> None:
         stage_name="bench",
         global_batch_size=1,
     )
-    num_rows = len(shapes.plan(0))
+    num_rows = len(shapes.plan.epoch(0))
     used = sum(np.count_nonzero(shapes.batch(row)["segment_ids"]) for row in range(num_rows))
     print_goal(
         f"fill, shapes, rows of {ROW_TOKENS}", used / (num_rows * ROW_TOKENS), 0.95, "{:.1%}"
@@ -170,7 +171,7 @@ def show_images(quick: bool, folder: Path) -> None:
     names = write_photos(folder, count)
     write_records(folder / "photos.jsonl", random_texts(count, (5, 25), 1), names)
     opened = [open_data(str(folder / "photos.jsonl"), folder) for _ in range(2 * repeats + 1)]
-    num_rows = len(opened[0].plan(0))
+    num_rows = len(opened[0].plan.epoch(0))
 
     def road() -> list[np.ndarray]:  # each time with data that has no image in memory yet
         data = opened.pop()

@@ -66,8 +66,8 @@ def test_d19_samples_that_kill_workers_are_left_out_after_two_deaths(tmp_path, c
     expected = [BAD if sample in ALWAYS else sample for sample in range(STEPS * ROWS)]
     assert list(itertools.chain(*found)) == expected
     assert decoder.journal.blamed() == {f"data.jsonl:{sample}" for sample in ALWAYS}
-    # A third is possible: of one worker while the others are being closed for another's death.
-    assert all(decoder.num_tries(sample) in (2, 3) for sample in ALWAYS)
+    # More are possible: of workers that are being closed for another's death.
+    assert all(decoder.num_tries(sample) >= 2 for sample in ALWAYS)
     for sample in (*ALWAYS, *ONCE):
         assert f"data.jsonl:{sample} (tried once more from now on)" in caplog.text
     assert "a data worker died (exit code -11) while decoding " in caplog.text
