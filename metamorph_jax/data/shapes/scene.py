@@ -22,12 +22,11 @@ COLORS = {
 }
 BACKGROUND = (240, 240, 240)
 SIZES = {"small": 7, "large": 13}  # pixels per side of the square that the shape fills
-PLACES = {  # where a shape stands: its centre, but for the jitter
+PLACES = {  # where a shape can stand: its centre, in pixels from the left and from the top
     f"{row} {column}".strip() or "centre": (x, y)
     for row, y in (("top", 8), ("", 16), ("bottom", 24))
     for column, x in (("left", 8), ("", 16), ("right", 24))
 }
-JITTER = 1  # pixels, each way
 # Two shapes stand so far apart, in one direction at least, that even large ones do not touch.
 _MIN_DISTANCE = 16
 NUMBERS = ("zero", "one", "two", "three")
@@ -111,7 +110,7 @@ class Scene:
 
     @property
     def description(self) -> str:
-        """Shapes, colours and places in a fixed order; neither sizes nor the jitter."""
+        """Shapes, colours and places in a fixed order; sizes are left out."""
         return "; ".join(sorted(f"{item.name} at the {item.place}" for item in self.items))
 
     def replaced(self, index: int, **changes: object) -> Self:
@@ -182,14 +181,14 @@ COUNT_LAYOUTS = {
 
 
 def draw_item(draws: Draws, place: str, **known: str) -> Item:
-    """Returns a random shape at a place, with the jitter; what is `known` is not drawn."""
+    """Returns a random shape at a place; what is `known` is not drawn."""
     x, y = PLACES[place]
     fields = {
         "shape": draws.one_of(SHAPES),
         "color": draws.one_of(list(COLORS)),
         "size": draws.one_of(list(SIZES)),
-        "x": x + draws.below(2 * JITTER + 1) - JITTER,
-        "y": y + draws.below(2 * JITTER + 1) - JITTER,
+        "x": x,
+        "y": y,
     }
     return Item(**(fields | known))
 
