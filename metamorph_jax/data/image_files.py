@@ -24,6 +24,7 @@ from metamorph_jax.data.faults import BadSample, Reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 64_000_000
+MAX_SIDE = 65_535  # JPEG's; Pillow's time to unpack a line grows with the square of its length
 MAX_FILE_BYTES = 256 * 2**20  # MAX_PIXELS of four bytes, as in a BMP file
 READ_TIMEOUT_SECS = 60.0  # after this, a file on a dead network drive counts as missing
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # says nothing about the file
@@ -185,7 +186,7 @@ def decode(data: bytes, name: str) -> Image.Image:
 
     Raises:
         BadSample: `unreadable_media`, or `too_large_media` if the header promises more than
-            `MAX_PIXELS` or its texts would unpack to more than Pillow allows.
+            `MAX_PIXELS` or `MAX_SIDE`, or its texts would unpack to more than Pillow allows.
     """
 
     def bad(reason: Reason, text: str) -> BadSample:
@@ -198,6 +199,12 @@ def decode(data: bytes, name: str) -> Image.Image:
                 raise bad(
                     "too_large_media",
                     f"has {width}x{height} pixels; at most {MAX_PIXELS:,} are decoded; "
+                    "make it smaller",
+                )
+            if max(width, height) > MAX_SIDE:
+                raise bad(
+                    "too_large_media",
+                    f"has {width}x{height} pixels; at most {MAX_SIDE:,} a side are decoded; "
                     "make it smaller",
                 )
             image.load()

@@ -21,7 +21,7 @@ from metamorph_jax.data.templates import TEMPLATES, Example, render_example
 from metamorph_jax.data.video import VideoInfo
 from tests.data_files import small_tokenizer
 from tests.kind_samples import make, turns
-from tests.reliability.image_cases import encoded, webp_frames
+from tests.reliability.image_cases import encoded, webp_frames, webp_of_size
 
 NUM_LINES, NUM_FILES = 10_000, 2_500  # changed copies: of all records, of each image file
 MAX_SECONDS = 2.0  # of one case
@@ -218,6 +218,14 @@ def test_d17_found_rates_that_floats_cannot_count_with(kind, fps):
 def test_d17_found_wrong_byte_named_behind_a_mark():
     with pytest.raises(BadSample, match=r"^FILE:4: byte 0xff is not UTF-8"):
         decode_json(b'\xef\xbb\xbf{"a":\n"\xff"}', "FILE", 3)
+
+
+def test_d17_found_lines_that_take_minutes_to_unpack():
+    begun = time.monotonic()
+    with pytest.raises(BadSample, match="at most 65,535 a side") as caught:
+        decode(webp_of_size(14_811_140, 4), "FILE:3: image 'a.webp'")
+    assert caught.value.reason == "too_large_media"
+    assert time.monotonic() - begun < MAX_SECONDS
 
 
 def image_files() -> dict[str, bytes]:
