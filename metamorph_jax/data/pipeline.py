@@ -18,7 +18,7 @@ import numpy as np
 
 from metamorph_jax.config.schema_run import DataConfig, SourceConfig
 from metamorph_jax.data.death_journal import DeathJournal
-from metamorph_jax.data.example_table import OnProgress, load_or_measure
+from metamorph_jax.data.example_table import ExampleTable, OnProgress, load_or_measure
 from metamorph_jax.data.examples import Examples, Records
 from metamorph_jax.data.faults import BadSample
 from metamorph_jax.data.feature_loader import FeatureLoader
@@ -121,6 +121,11 @@ class TrainingData:
         )
         check_epoch(data, self.plan.usable_sizes)
         self._warn_of_idle_samples()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes build rows; what is bad is written down by the main process.
+        lean = ExampleTable(self.table.rows, ())
+        return self.__dict__ | {"quarantine": None, "table": lean}
 
     def _warn_of_idle_samples(self) -> None:
         """Tells if many samples teach nothing, which does not count against the budget."""
