@@ -87,7 +87,7 @@ def vpit():
             "learning_rate": 2e-3,
             "multipliers": {"connector": 10.0, "vision_head": 3.0},
         },
-        "total_steps": 5500,
+        "total_steps": 4500,
         "global_batch_size": 4,
     }
 
