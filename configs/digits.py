@@ -3,7 +3,7 @@
 Paper:    MetaMorph, arXiv 2412.14164; the tiny sizes are ours.
 Data:     python -m metamorph_jax.data.digits --out=data/digits (another DIR: digits.py:DIR)
 Run:      python -m metamorph_jax.train --config=configs/digits.py
-Expect:   "Which digit is this?" >= 95 %, pictures recognised >= 95 % (`make demo` shows them).
+Expect:   "Which digit is this?" >= 95 %, pictures recognised >= 90 % (`make demo` shows them).
 """
 
 from ml_collections import ConfigDict
