@@ -57,8 +57,15 @@ MAX_OPEN_SECS, MAX_GROWTH_BYTES = 5.0, 1.5 * 2**30
 
 def open_data(path: str, folder: Path, seq_len: int = ROW_TOKENS, images: int = 16) -> TrainingData:
     """Returns the training data of one source, a row a step, built in this process."""
+    return open_sources((SourceConfig(path=path),), folder, seq_len, images)
+
+
+def open_sources(
+    sources: tuple[SourceConfig, ...], folder: Path, seq_len: int, images: int
+) -> TrainingData:
+    """Returns the training data of a mixture, a row a step, built in this process."""
     return TrainingData(
-        DataConfig(sources=(SourceConfig(path=path),), max_seq_len=seq_len, max_images=images),
+        DataConfig(sources=sources, max_seq_len=seq_len, max_images=images),
         load_tokenizer(folder / "tokenizer"),
         TEMPLATE,
         image_size=IMAGE_SIZE,
@@ -113,28 +120,12 @@ def show_fill_of_shapes(quick: bool, folder: Path) -> None:
     """Prints how full rows of the built-in shapes are."""
     count = 200 if quick else 10_000
     kinds = ("image_qa", "text_to_image", "image_to_image")
-    data = DataConfig(
-        sources=tuple(
-            SourceConfig(path=f"shapes:{kind}/train?count={count}", kind=kind) for kind in kinds
-        ),
-        max_seq_len=ROW_TOKENS,
-        max_images=32,
+    sources = tuple(
+        SourceConfig(path=f"shapes:{kind}/train?count={count}", kind=kind) for kind in kinds
     )
-    shapes = TrainingData(
-        data,
-        load_tokenizer(folder / "tokenizer"),
-        TEMPLATE,
-        image_size=IMAGE_SIZE,
-        num_visual_tokens=TOKENS_PER_IMAGE,
-        seed=0,
-        stage_name="bench",
-        global_batch_size=1,
-    )
-    num_rows = len(shapes.plan.epoch(0))
-    used = sum(np.count_nonzero(shapes.batch(row)["segment_ids"]) for row in range(num_rows))
-    print_goal(
-        f"fill, shapes, rows of {ROW_TOKENS}", used / (num_rows * ROW_TOKENS), 0.95, "{:.1%}"
-    )
+    shapes = open_sources(sources, folder, ROW_TOKENS, images=32)
+    fill = shapes.describe()["fill_fraction"]
+    print_goal(f"fill, shapes, rows of {ROW_TOKENS}", fill, 0.95, "{:.1%}")
 
 
 def show_step(quick: bool, folder: Path) -> None:
