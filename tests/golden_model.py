@@ -14,6 +14,7 @@ from metamorph_jax.config.schema_model import (
     VisualTokensConfig,
 )
 from metamorph_jax.hub import metamorph
+from metamorph_jax.hub.layouts import to_own
 from metamorph_jax.models.metamorph import MetaMorph
 from metamorph_jax.objectives.reduce import weighted_mean
 from metamorph_jax.objectives.text import text_loss, text_loss_per_token
@@ -235,6 +236,7 @@ class GoldenRun:
     ):
         self.config, self.packed = config, packed
         self.params = jax.tree.map(jnp.asarray, metamorph.from_hf(weights, config))
+        self._names = {to_own("native", name): name for name in weights}
         self.trained = {k: v for k, v in self.params.items() if k != "vision_tower"}
         images = packed.batch["images"]
         encode = jax.jit(functools.partial(MetaMorph(config).apply, method="encode"))
@@ -254,4 +256,5 @@ class GoldenRun:
     def by_hf_name(self, trained: dict) -> dict[str, np.ndarray]:
         """Returns a tree shaped like the trained parameters as tensors with golden names."""
         tower = {"vision_tower": jax.device_get(self.params["vision_tower"])}
-        return metamorph.to_hf(jax.device_get(trained) | tower, self.config)
+        tensors = metamorph.to_hf(jax.device_get(trained) | tower, self.config)
+        return {self._names[to_own("native", name)]: value for name, value in tensors.items()}

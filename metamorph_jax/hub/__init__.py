@@ -4,7 +4,9 @@
     llama.py        decoder
     siglip.py       SigLIP tower
     clip.py         CLIP tower
-    metamorph.py    the composition, as the released checkpoints name it
+    parts.py        the tables of all parts of a model
+    layouts.py      how whole checkpoints spell the names of their parts
+    metamorph.py    a whole checkpoint in memory
     vocabulary.py   rows for new tokens
 
 Tensors are numpy arrays in dicts; nothing here imports torch or builds a model.

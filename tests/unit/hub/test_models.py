@@ -9,11 +9,13 @@ import pytest
 from metamorph_jax.config.schema_model import VisualTokensConfig
 from metamorph_jax.errors import UserError
 from metamorph_jax.hub import metamorph
+from metamorph_jax.hub.layouts import to_own
 from metamorph_jax.models.init import abstract_params
 from tests.model_helpers import random_params
 from tests.tiny import tiny_model
 
 BASE = tiny_model()
+TOWER = "model.vision_tower.vision_tower.vision_model."
 CONFIGS = {
     "siglip": BASE,
     "clip": dataclasses.replace(
@@ -62,19 +64,11 @@ def test_padding_is_invisible_outside():
 
 def test_names_of_released_checkpoints():
     tensors = metamorph.to_hf(random_params(BASE), BASE)
-    released = {
-        name if name.startswith(("model.", "lm_head")) else f"model.{name}": value
-        for name, value in tensors.items()
-    }
-    released = {
-        name.replace("model.vision_tower.", "model.vision_tower.vision_tower."): value
-        for name, value in released.items()
-    }
+    released = dict(tensors)
     released["model.vision_proj.weight"] = np.ones((3, 3))
     released["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(2)
-    prefix = "model.vision_tower.vision_tower.vision_model."
-    released[f"{prefix}post_layernorm.weight"] = np.ones(8)
-    released[f"{prefix}head.probe"] = np.ones((1, 1, 8))
+    released[f"{TOWER}post_layernorm.weight"] = np.ones(8)
+    released[f"{TOWER}head.probe"] = np.ones((1, 1, 8))
     jax.tree.map(
         np.testing.assert_array_equal,
         metamorph.from_hf(released, BASE),
@@ -94,11 +88,11 @@ def test_later_blocks_may_be_there_but_not_be_missing():
 @pytest.mark.parametrize(
     ("removed", "part"),
     [
-        ("mm_projector.2.bias", "mm_projector"),
+        ("model.mm_projector.2.bias", "connector"),
         ("vision_head.0.weight", "vision_head"),
-        ("model.norm.weight", "Llama"),
-        ("lm_head.weight", "Llama"),
-        ("vision_tower.vision_model.embeddings.patch_embedding.bias", "SigLIP"),
+        ("model.norm.weight", "language_model"),
+        ("lm_head.weight", "language_model"),
+        (f"{TOWER}embeddings.patch_embedding.bias", "vision_tower"),
     ],
 )
 def test_missing_tensor(removed, part):
@@ -107,15 +101,15 @@ def test_missing_tensor(removed, part):
     with pytest.raises(UserError) as error:
         metamorph.from_hf(tensors, BASE)
     assert part in str(error.value)
-    assert removed.split("vision_model.")[-1] in str(error.value)
+    assert to_own("native", removed).name in str(error.value)
 
 
 def test_all_parts_are_reported_together():
     tensors = metamorph.to_hf(random_params(BASE), BASE)
-    del tensors["mm_projector.2.bias"], tensors["model.norm.weight"]
+    del tensors["model.mm_projector.2.bias"], tensors["model.norm.weight"]
     with pytest.raises(UserError) as error:
         metamorph.from_hf(tensors, BASE)
-    assert "mm_projector.2.bias" in str(error.value)
+    assert "connector: " in str(error.value) and "2.bias" in str(error.value)
     assert "model.norm.weight" in str(error.value)
 
 
