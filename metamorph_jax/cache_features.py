@@ -133,8 +133,8 @@ def load_tower(config: "RunConfig", run: Path | None, step: int | None) -> "PyTr
     Raises:
         UserError: there is no usable checkpoint, or it is of another model.
     """
+    from metamorph_jax.checkpoints.folders import find_checkpoints
     from metamorph_jax.checkpoints.store import CheckpointStore
-    from metamorph_jax.decoding.generator import find_checkpoints
     from metamorph_jax.models.init import abstract_params
     from metamorph_jax.training.feature_cache import initial_tower
 
@@ -153,8 +153,8 @@ def write_file(flags: argparse.Namespace) -> int:
     """
     from safetensors.numpy import save_file
 
+    from metamorph_jax.checkpoints.folders import find_checkpoints
     from metamorph_jax.decoding.features import Encoder
-    from metamorph_jax.decoding.generator import find_checkpoints
     from metamorph_jax.metrics.phases import phase
 
     paths = image_paths(flags.jsonl.split(","))

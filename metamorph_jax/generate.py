@@ -25,7 +25,8 @@ def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit code."""
     flags = _parse(argv)
     # Heavy imports come after parsing, so that --help and typing mistakes answer at once.
-    from metamorph_jax.decoding.generator import Generator, Prompt, Sampling, find_checkpoints
+    from metamorph_jax.checkpoints.folders import find_checkpoints
+    from metamorph_jax.decoding.generator import Generator, Prompt, Sampling
 
     sampling = Sampling(
         max_new_tokens=flags.max_new_tokens,

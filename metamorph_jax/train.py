@@ -6,7 +6,7 @@ Other leaves of the recipe are set with `--config.path.to.key=value`. Read `trai
 import argparse
 from pathlib import Path
 
-from metamorph_jax.errors import run_main
+from metamorph_jax.errors import UserError, run_main
 
 
 def main(argv: list[str]) -> int:
@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
     overrides, rest = split_arguments(argv)
     flags = parser.parse_args(rest)
     config = load_recipe(flags.config, overrides)
+    if not config.stages:
+        raise UserError(f"--config={flags.config}: stages is empty; a run needs at least one")
     if flags.print_config:
         print(to_text(config))
         return 0

@@ -2,6 +2,7 @@
 
     store.py      save in the background, restore the newest one that verifies, fall back
     selection.py  which checkpoint to read; what happens to damaged ones
+    streaming.py  checkpoints larger than memory, in parts (import and export)
     manifest.py   the hash of every file: how damage is found
     metadata.py   what a checkpoint says about its run (step, stage, seed, recipe, versions)
     naming.py     state <-> arrays with stable names, and the comparison of two such sets

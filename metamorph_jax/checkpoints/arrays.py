@@ -5,17 +5,36 @@ shards, and reads them back into any sharding. It does not notice damage, nor do
 manifest.py and selection.py do.
 """
 
+import asyncio
+import itertools
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 from metamorph_jax.checkpoints.naming import unnest
 from metamorph_jax.trees import unflatten
 
 STATE_FOLDER = "state"
+_CHUNK_BYTES = 128 * 2**20  # stored arrays are cut into such pieces, to be read in parts
+
+Index = tuple[slice, ...]
+
+
+class BlockReader(Protocol):
+    """An array that is somewhere else and is read in parts: what streaming in and out works on."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self, index: Index) -> np.ndarray:
+        """Returns the part at `index`, one slice with bounds and without step per dimension."""
+        ...
 
 
 class ArrayWriter:
@@ -33,7 +52,9 @@ class ArrayWriter:
 
         The arrays may be donated as soon as this returns.
         """
-        self._checkpointer.save(folder / STATE_FOLDER, args=self._save_args(unflatten(named)))
+        chunked = _chunked(load_orbax(), named)
+        args = self._save_args(unflatten(named), save_args=unflatten(chunked))
+        self._checkpointer.save(folder / STATE_FOLDER, args=args)
 
     def finish(self) -> None:
         """Waits until all processes have written; raises what went wrong in the background."""
@@ -67,6 +88,101 @@ def read_arrays(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dic
         )
     arrays = unnest(restored)
     return {name: arrays[name] for name in wanted}
+
+
+def write_blocks(
+    folder: Path,
+    named: Mapping[str, BlockReader],
+    on_written: Callable[[int], None] = lambda num_bytes: None,
+) -> None:
+    """Writes `folder`/state from arrays that are read block by block; holds two blocks at a time.
+
+    Args:
+        folder: of the checkpoint.
+        named: by name.
+        on_written: is told the bytes of each block.
+    """
+    orbax = load_orbax()
+    types = orbax.type_handlers
+
+    class Handler(types.NumpyHandler):
+        """Stores a `_Leaf` as Orbax stores a numpy array, but in blocks and one after another."""
+
+        def __init__(self):
+            super().__init__(deepcopy_host_arrays=False)
+            self._turn = asyncio.Lock()
+
+        async def _open_and_write(self, value, tspec, ts_context):
+            import tensorstore
+
+            spec = tensorstore.Spec(tspec)
+            async with self._turn:
+                store = await tensorstore.open(spec, create=True, open=True, context=ts_context)
+                pending = None
+                for index in blocks(store.shape, store.chunk_layout.write_chunk.shape):
+                    block = value.reader.read(index)
+                    if pending is not None:
+                        await pending
+                    pending = store[index].write(block, can_reference_source_data_indefinitely=True)
+                    on_written(block.nbytes)
+                await pending
+
+    registry = types.create_type_handler_registry((_Leaf, Handler()))
+    handler = orbax.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+    leaves = unflatten({name: _Leaf(reader) for name, reader in named.items()})
+    args = orbax.args.PyTreeSave(leaves, save_args=unflatten(_chunked(orbax, named)))
+    with orbax.Checkpointer(handler) as checkpointer:
+        checkpointer.save(folder / STATE_FOLDER, args=args)
+
+
+def open_blocks(folder: Path, name: str) -> BlockReader:
+    """Returns an array of a verified checkpoint, to be read in parts."""
+    import tensorstore
+
+    state = folder / STATE_FOLDER
+    path = ".".join(name.split("/")) + "/"
+    store = {"driver": "ocdbt", "base": f"file://{state.absolute()}/", "path": path}
+    return _StoredArray(tensorstore.open({"driver": "zarr", "kvstore": store}, open=True).result())
+
+
+def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> Iterator[Index]:
+    """Yields the indices of all blocks of an array, in order; those at its end may be smaller."""
+    along = (
+        [slice(start, min(start + step, size)) for start in range(0, size, step)]
+        for size, step in zip(shape, block, strict=True)
+    )
+    return itertools.product(*along)
+
+
+class _StoredArray:
+    """A `BlockReader` of a tensorstore."""
+
+    def __init__(self, store: Any):
+        self._store = store
+        self.shape, self.dtype = tuple(store.shape), store.dtype.numpy_dtype
+
+    def read(self, index: Index) -> np.ndarray:
+        return self._store[index].read().result()
+
+
+class _Leaf:
+    """A `BlockReader` with what Orbax asks of an array."""
+
+    def __init__(self, reader: BlockReader):
+        self.reader, self.shape, self.dtype = reader, tuple(reader.shape), np.dtype(reader.dtype)
+        self.ndim, self.size = len(self.shape), int(np.prod(self.shape, dtype=np.int64))
+        self.nbytes = self.size * self.dtype.itemsize
+
+
+def _chunked(orbax: ModuleType, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how to store each array: large ones in pieces, stacks of blocks block by block."""
+
+    def arguments(name: str, leaf: Any) -> Any:
+        num_bytes = math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+        is_stack = "/blocks/" in name and num_bytes > _CHUNK_BYTES
+        return orbax.SaveArgs(chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,) if is_stack else ())
+
+    return {name: arguments(name, leaf) for name, leaf in named.items()}
 
 
 def load_orbax() -> ModuleType:

@@ -13,8 +13,10 @@ import shutil
 from pathlib import Path
 
 from metamorph_jax.checkpoints.manifest import sync_folder
+from metamorph_jax.errors import UserError
 
 _logger = logging.getLogger(__name__)
+CHECKPOINTS = "checkpoints"  # in the folder of a run
 _FINAL = re.compile(r"\d{8,}")
 _TEMPORARY = re.compile(r"\d{8,}\.tmp-(\d+)")
 _SET_ASIDE = re.compile(r"\d{8,}\.(damaged|superseded)-\d+")
@@ -81,6 +83,33 @@ def remove_leftovers(directory: Path) -> None:
         if match and not _is_other_living_process(int(match.group(1))):
             _logger.info("removing the unfinished checkpoint %s", directory / name)
             shutil.rmtree(directory / name, ignore_errors=True)
+
+
+def find_checkpoints(path: Path, step: int | None) -> tuple[Path, int | None]:
+    """Returns (folder of all checkpoints, step) of a run's folder, or of any folder below.
+
+    Raises:
+        UserError: there is none, or `step` contradicts the path.
+    """
+    if _FINAL.fullmatch(path.name) and path.is_dir():
+        own = int(path.name)
+        if step is not None and step != own:
+            raise UserError(f"{path} is the checkpoint of step {own}, not {step}; leave one out")
+        return path.parent, own
+    if (path / CHECKPOINTS).is_dir():
+        return path / CHECKPOINTS, step
+    if path.is_dir() and any(_FINAL.fullmatch(entry.name) for entry in path.iterdir()):
+        return path, step
+    raise no_checkpoint(path)
+
+
+def no_checkpoint(path: str | Path) -> UserError:
+    """Returns the error of a path that holds no checkpoint."""
+    return UserError(
+        f"{path}: there is no checkpoint; expected the folder of a run, which holds "
+        f"{CHECKPOINTS}/ with folders such as 00000500 "
+        "(python -m metamorph_jax.train writes one)"
+    )
 
 
 def _names(directory: Path) -> list[str]:

@@ -35,8 +35,8 @@ from metamorph_jax.errors import UserError
 from metamorph_jax.trees import flatten
 
 _logger = logging.getLogger(__name__)
-_META_FILE = "meta.json"
-_PARAMS = "params/"
+META_FILE = "meta.json"
+PARAMS = "params/"
 
 
 class CheckpointStore:
@@ -171,9 +171,9 @@ class CheckpointStore:
                 f"there is no checkpoint in {self.directory}; expected the folder `checkpoints` "
                 "of a run, with subfolders such as 00000500"
             )
-        wanted = {_PARAMS + name: leaf for name, leaf in flatten(abstract_params).items()}
+        wanted = {PARAMS + name: leaf for name, leaf in flatten(abstract_params).items()}
         arrays = read_manifest(folder).arrays
-        stored = {name: spec for name, spec in arrays.items() if name.startswith(_PARAMS)}
+        stored = {name: spec for name, spec in arrays.items() if name.startswith(PARAMS)}
         check_same_arrays(array_specs(wanted), stored, str(folder), cast_floats=True)
         return _rebuild(abstract_params, read_arrays(folder, wanted)), _read_meta(folder)
 
@@ -213,7 +213,7 @@ class CheckpointStore:
         try:
             writer.finish()
             if jax.process_index() == 0:
-                write_durably(temporary / _META_FILE, meta.to_json())
+                write_durably(temporary / META_FILE, meta.to_json())
                 write_manifest(temporary, specs)
                 folders.publish(temporary, folders.folder_of(self.directory, meta.step))
         except Exception as error:  # nobody called this; the next call of the store raises it
@@ -227,7 +227,7 @@ class CheckpointStore:
         self, temporary: Path, error: Exception, specs: Mapping[str, ArraySpec], step: int
     ) -> None:
         """Removes an unfinished save, logs why it failed, and remembers it for the next call."""
-        is_full = _is_disk_full(error)
+        is_full = is_disk_full(error)
         reason = self._room(specs) if is_full else f"{type(error).__name__}: {error}"
         shutil.rmtree(temporary, ignore_errors=True)
         failure = UserError(
@@ -286,7 +286,7 @@ def _rebuild(abstract: PyTree, arrays: Mapping[str, jax.Array]) -> PyTree:
 
 
 def _read_meta(folder: Path) -> CheckpointMeta:
-    path = folder / _META_FILE
+    path = folder / META_FILE
     return CheckpointMeta.from_json(path.read_text(encoding="utf-8"), str(path))
 
 
@@ -294,7 +294,7 @@ def _num_bytes(spec: ArraySpec) -> int:
     return int(np.prod(spec.shape, dtype=np.int64)) * jax.numpy.dtype(spec.dtype).itemsize
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException | None) -> bool:
     """Whether the error, or one it was raised from, says that there is no room on the disk."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

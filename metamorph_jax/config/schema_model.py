@@ -210,6 +210,9 @@ class ModelConfig:
         param_dtype: of the master parameters.
         contrastive_dim: width of the shared image/text space of the `contrastive` objective; None:
             the model has no contrastive head.
+        init_from: folders whose weights a new run begins with: Hugging Face ones of a decoder, a
+            tower or a whole model, or those of our own checkpoints. Each part may be in one of
+            them; parts in none begin at random.
     """
 
     llm: LlamaConfig
@@ -220,6 +223,7 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     contrastive_dim: int | None = None
+    init_from: tuple[str, ...] = ()
 
     @property
     def visual_dim(self) -> int:

@@ -300,6 +300,7 @@ class RunConfig:
 
     Attributes:
         name: of the run; the default workdir is runs/NAME.
+        stages: in order; only what was imported and never trained has none.
         seed: of initialisation, sample order and augmentation.
         log_interval_steps: steps between lines on the terminal (metrics.jsonl has every step).
     """
@@ -317,8 +318,6 @@ class RunConfig:
         """Returns what does not fit together, one sentence each."""
         found = not_positive(self, "log_interval_steps")
         names = [stage.name for stage in self.stages]
-        if not names:
-            found.append("stages is empty; a run needs at least one")
         if len(set(names)) < len(names):
             found.append(f"stages={names} has a name twice")
         tokens = self.model.visual_tokens

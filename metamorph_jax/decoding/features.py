@@ -11,12 +11,12 @@ from typing import Self
 
 import numpy as np
 
+from metamorph_jax.checkpoints.folders import find_checkpoints
 from metamorph_jax.checkpoints.store import CheckpointStore
 from metamorph_jax.config.loading import from_dict
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import RunConfig
 from metamorph_jax.data.images import ImageLoader, pad_color
-from metamorph_jax.decoding.generator import find_checkpoints
 from metamorph_jax.errors import UserError
 from metamorph_jax.models.encoder import TowerEncoder
 from metamorph_jax.models.init import abstract_params

@@ -6,7 +6,6 @@
 import contextlib
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from metamorph_jax.checkpoints.folders import find_checkpoints, no_checkpoint
 from metamorph_jax.checkpoints.store import CheckpointStore
 from metamorph_jax.config.loading import from_dict
 from metamorph_jax.config.schema_model import ModelConfig
@@ -43,8 +43,6 @@ from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.sharding.rules import specs_for
 from metamorph_jax.typing import PyTree
 
-_CHECKPOINTS = "checkpoints"
-_STEP_FOLDER = re.compile(r"\d{8,}")
 _SMALLEST_BUDGET = 32  # steps
 
 
@@ -140,7 +138,7 @@ class Generator:
         store = CheckpointStore(directory)
         meta = store.read_meta(step)
         if meta is None:
-            raise _no_checkpoint(path)
+            raise no_checkpoint(path)
         run = from_dict(json.loads(meta.recipe), RunConfig)
         devices = jax.devices()[:num_devices]
         mesh = create_mesh(MeshConfig(data=1, fsdp=1, tensor=num_devices), devices)
@@ -216,32 +214,6 @@ class Generator:
             )
             for i in range(len(prompts))
         ]
-
-
-def find_checkpoints(path: Path, step: int | None) -> tuple[Path, int | None]:
-    """Returns (folder of all checkpoints, step) of a run's folder, or of any folder below.
-
-    Raises:
-        UserError: there is none, or `step` contradicts the path.
-    """
-    if _STEP_FOLDER.fullmatch(path.name) and path.is_dir():
-        own = int(path.name)
-        if step is not None and step != own:
-            raise UserError(f"{path} is the checkpoint of step {own}, not {step}; leave one out")
-        return path.parent, own
-    if (path / _CHECKPOINTS).is_dir():
-        return path / _CHECKPOINTS, step
-    if path.is_dir() and any(_STEP_FOLDER.fullmatch(entry.name) for entry in path.iterdir()):
-        return path, step
-    raise _no_checkpoint(path)
-
-
-def _no_checkpoint(path: str | Path) -> UserError:
-    return UserError(
-        f"{path}: there is no checkpoint; expected the folder of a run, which holds "
-        f"{_CHECKPOINTS}/ with folders such as 00000500 "
-        "(python -m metamorph_jax.train writes one)"
-    )
 
 
 def _placed_params(config: ModelConfig, mesh: Mesh) -> PyTree:

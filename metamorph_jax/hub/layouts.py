@@ -45,13 +45,15 @@ _DECODER = (
 )
 _TOWER = (Prefix("vision_model.", "vision_tower", ""), Prefix("", "vision_tower", ""))
 
-_TOWER_BEGINNINGS = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.", "head.")
-_TOWER_BEGINNINGS += (
-    "text_model.",
-    "text_projection.",
-    "visual_projection.",
-    "logit_",
-)  # CLIP's text side
+TEXT_SIDE = ("text_model.", "text_projection.", "visual_projection.", "logit_")  # of CLIP, SigLIP
+_TOWER_BEGINNINGS = (
+    "embeddings.",
+    "encoder.",
+    "pre_layrnorm.",
+    "post_layernorm.",
+    "head.",
+    *TEXT_SIDE,
+)
 
 # Where several spellings have one meaning, the first is written and all are read.
 LAYOUTS: dict[str, tuple[Prefix, ...]] = {

@@ -14,7 +14,7 @@ import numpy as np
 from metamorph_jax.errors import UserError, nearest
 from metamorph_jax.typing import PyTree
 
-_LAYER = "{layer}"
+LAYER = "{layer}"
 _SHOWN = 8  # names listed in a message before it is cut
 
 
@@ -59,9 +59,9 @@ class Table:
 
     def names_of(self, row: Row) -> list[str]:
         """Returns the names of one row, in the order of the blocks."""
-        if _LAYER not in row.theirs:
+        if LAYER not in row.theirs:
             return [row.theirs]
-        return [row.theirs.replace(_LAYER, str(i)) for i in range(self.num_layers)]
+        return [row.theirs.replace(LAYER, str(i)) for i in range(self.num_layers)]
 
     def is_ignored(self, name: str) -> bool:
         """Returns whether a Hugging Face name is known and of no use."""
@@ -105,7 +105,7 @@ def read_tensors(table: Table, tensors: Mapping[str, np.ndarray], what: str) -> 
     params: dict = {}
     for row in table.rows:
         parts = [_to_ours(table, row, name, tensors[name]) for name in table.names_of(row)]
-        _insert(params, row.ours, np.stack(parts) if _LAYER in row.theirs else parts[0])
+        _insert(params, row.ours, np.stack(parts) if LAYER in row.theirs else parts[0])
     return params
 
 
@@ -120,17 +120,17 @@ def write_tensors(table: Table, params: PyTree) -> dict[str, np.ndarray]:
     for row in table.rows:
         theirs, ours = (side.strip() for side in row.layout.split("->"))
         value = np.asarray(_lookup(params, row.ours))
-        parts = value if _LAYER in row.theirs else [value]
+        parts = value if LAYER in row.theirs else [value]
         for name, part in zip(table.names_of(row), parts, strict=True):
             if "V" in ours:
                 part = np.take(part, np.arange(table.sizes["V"]), axis=ours.split().index("V"))
-            tensor = einops.rearrange(part, f"{ours} -> {theirs}", **_sizes(table, row))
+            tensor = einops.rearrange(part, f"{ours} -> {theirs}", **row_sizes(table, row))
             tensors[name] = np.ascontiguousarray(tensor)
     return tensors
 
 
 def _to_ours(table: Table, row: Row, name: str, tensor: np.ndarray) -> np.ndarray:
-    sizes = _sizes(table, row)
+    sizes = row_sizes(table, row)
     try:
         value = einops.rearrange(tensor, row.layout, **sizes)
     except einops.EinopsError as error:
@@ -145,7 +145,8 @@ def _to_ours(table: Table, row: Row, name: str, tensor: np.ndarray) -> np.ndarra
     return np.pad(value, [(0, padding if letter == "V" else 0) for letter in letters])
 
 
-def _sizes(table: Table, row: Row) -> dict[str, int]:
+def row_sizes(table: Table, row: Row) -> dict[str, int]:
+    """Returns the sizes of the letters that the pattern of a row has."""
     letters = set(re.findall(r"[A-Za-z]\w*", row.layout))
     return {letter: size for letter, size in table.sizes.items() if letter in letters}
 

@@ -5,6 +5,7 @@ published checkpoints come through `hub/`.
 """
 
 import functools
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from flax import linen as nn
 
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.models.metamorph import MetaMorph
+from metamorph_jax.trees import flatten
 from metamorph_jax.typing import PyTree
 
 
@@ -26,6 +28,14 @@ def init_params(config: ModelConfig, rng: jax.Array) -> PyTree:
         rng: a jax random key.
     """
     return nn.unbox(_boxed_params(config, rng))
+
+
+def init_some(config: ModelConfig, rng: jax.Array, names: Collection[str]) -> dict[str, jax.Array]:
+    """Returns only the parameters called `names`, equal to those of `init_params`.
+
+    Under `jit` the others are never made.
+    """
+    return {name: leaf for name, leaf in flatten(init_params(config, rng)).items() if name in names}
 
 
 def abstract_params(config: ModelConfig) -> PyTree:

@@ -25,10 +25,10 @@ from metamorph_jax.data.media import Media
 from metamorph_jax.data.pipeline import image_loaders
 from metamorph_jax.metrics.progress import Progress
 from metamorph_jax.models.encoder import TowerEncoder, encoder_fingerprint
-from metamorph_jax.models.init import init_params
 from metamorph_jax.ops.normalize import PIXEL_STATISTICS
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.training.dry_run import mesh_sizes
+from metamorph_jax.training.initial import create_params
 from metamorph_jax.typing import PyTree
 
 _READ_AHEAD = 4  # records per thread
@@ -65,11 +65,8 @@ def check_caches(config: RunConfig, first: int, params: PyTree) -> None:
 
 def initial_tower(config: RunConfig) -> PyTree:
     """Returns the tower that a new run of the recipe begins with."""
-
-    def tower(key: jax.Array) -> PyTree:
-        return init_params(config.model, key)["vision_tower"]
-
-    return jax.jit(tower)(jax.random.key(config.seed))
+    mesh = create_mesh(MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+    return create_params(config.model, config.seed, mesh, part="vision_tower")["vision_tower"]
 
 
 def images_per_call(config: RunConfig, stage: StageConfig) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 
+from metamorph_jax.checkpoints.folders import CHECKPOINTS
 from metamorph_jax.checkpoints.metadata import CheckpointMeta, library_versions
 from metamorph_jax.checkpoints.naming import tree_fingerprint
 from metamorph_jax.checkpoints.store import CheckpointStore
@@ -22,6 +23,7 @@ from metamorph_jax.metrics.writers import MetricWriter
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.signals import EXIT_STOPPED, Stopped, StopRequest
 from metamorph_jax.training.feature_cache import check_caches
+from metamorph_jax.training.initial import create_params
 from metamorph_jax.training.recorder import Recorder
 from metamorph_jax.training.resume import Start, check_same_data, find_start
 from metamorph_jax.training.stages import (
@@ -32,7 +34,7 @@ from metamorph_jax.training.stages import (
     first_steps,
     prepare_stage,
 )
-from metamorph_jax.training.state import TrainState, create_params, create_state
+from metamorph_jax.training.state import TrainState, create_state
 from metamorph_jax.typing import PyTree
 
 
@@ -70,7 +72,7 @@ def train(
     mesh = create_mesh(config.mesh)
     tokenizer = load_tokenizer(config.tokenizer.path)
     check_stages(config, mesh, tokenizer)
-    store = CheckpointStore(workdir / "checkpoints", keep=config.checkpoint.keep)
+    store = CheckpointStore(workdir / CHECKPOINTS, keep=config.checkpoint.keep)
     start = find_start(config, store, resume)
     workdir.mkdir(parents=True, exist_ok=True)
     ends = first_steps(config)

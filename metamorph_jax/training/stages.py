@@ -29,6 +29,7 @@ from metamorph_jax.optim.selection import Selection, select
 from metamorph_jax.sharding.mesh import num_batch_shards
 from metamorph_jax.sharding.rules import batch_sharding
 from metamorph_jax.signals import Stopped
+from metamorph_jax.training.initial import check_sources
 from metamorph_jax.training.state import StateLayout, state_layout
 from metamorph_jax.training.step import make_train_step
 from metamorph_jax.typing import PyTree
@@ -94,6 +95,7 @@ def first_steps(config: RunConfig) -> list[int]:
 
 def check_stages(config: RunConfig, mesh: Mesh, tokenizer: Tokenizer) -> None:
     """Raises a UserError for what would stop a later stage, before the first one trains."""
+    check_sources(config.model)
     check_vocabulary(config, tokenizer)
     check_template(choose_template(config.tokenizer), tokenizer)
     for stage in config.stages:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import DictKey
 
 from metamorph_jax.config.schema_model import ModelConfig
-from metamorph_jax.models.init import abstract_params, init_params, logical_axes
+from metamorph_jax.models.init import abstract_params, logical_axes
 from metamorph_jax.optim.selection import Selection
 from metamorph_jax.sharding.rules import ShardingRules, specs_for
 from metamorph_jax.trees import flatten
@@ -108,16 +108,6 @@ def make_initial_state(
         )
 
     return initial
-
-
-def create_params(
-    config: ModelConfig, seed: int, mesh: Mesh, rules: ShardingRules | None = None
-) -> PyTree:
-    """Returns freshly initialised parameters, each born on its devices."""
-    shardings = param_shardings(config, mesh, rules or ShardingRules())
-    return jax.jit(lambda key: init_params(config, key), out_shardings=shardings)(
-        jax.random.key(seed)
-    )
 
 
 def create_state(

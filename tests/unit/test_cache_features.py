@@ -20,7 +20,7 @@ from metamorph_jax.metrics.phases import read_phases
 from metamorph_jax.models.encoder import TowerEncoder
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.training.feature_cache import check_encoder, initial_tower
-from metamorph_jax.training.state import create_params
+from metamorph_jax.training.initial import create_params
 from metamorph_jax.trees import flatten
 from tests.tiny_run import tiny_config, write_tiny_run
 

@@ -19,7 +19,7 @@ ROOMS = {
     "metrics": {"ops"},
     "data": set(),
     "checkpoints": {"sharding"},
-    "hub": {"sharding", "models"},
+    "hub": {"checkpoints", "data", "models", "sharding"},
     "training": {
         "models",
         "ops",
@@ -27,6 +27,7 @@ ROOMS = {
         "optim",
         "data",
         "checkpoints",
+        "hub",
         "metrics",
         "sharding",
     },

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from metamorph_jax.checkpoints.folders import find_checkpoints
 from metamorph_jax.data.templates import TEMPLATES
-from metamorph_jax.decoding.generator import Generator, Prompt, Sampling, find_checkpoints
+from metamorph_jax.decoding.generator import Generator, Prompt, Sampling
 from metamorph_jax.errors import UserError
 from metamorph_jax.models.init import init_params
 from tests import tolerances

@@ -1,0 +1,96 @@
+"""Our parameters -> the tensors of a Hugging Face folder, each made when it is written.
+
+The tables are those of importing. What stands beside the tensors (config.json, processor, classes)
+is the matter of `export_llava.py` and `export_metamorph.py`.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+import einops
+import numpy as np
+
+from metamorph_jax.config.schema_model import ModelConfig
+from metamorph_jax.errors import UserError
+from metamorph_jax.hub.copying import contiguous
+from metamorph_jax.hub.layouts import OwnName, to_theirs
+from metamorph_jax.hub.parts import part_tables
+from metamorph_jax.hub.table import LAYER, Row, Table, row_sizes
+from metamorph_jax.hub.tensor_writer import TensorToWrite
+
+
+class Readable(Protocol):
+    """A parameter that is read in parts."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self, index: tuple[slice, ...]) -> np.ndarray:
+        """Returns the part at `index`, one slice per dimension."""
+        ...
+
+
+def tensors_to_write(
+    config: ModelConfig, params: Mapping[str, Readable], layout: str, dtype: np.dtype | None
+) -> dict[str, TensorToWrite]:
+    """Returns all tensors of a model by Hugging Face name, vocabulary padding removed.
+
+    Args:
+        config: of the model.
+        params: by path in our tree.
+        layout: of the names, see `layouts.py`.
+        dtype: of the tensors; None: each as it is stored.
+
+    Raises:
+        UserError: the layout has no name for a part, or a parameter is missing.
+    """
+    tensors: dict[str, TensorToWrite] = {}
+    for part, table in part_tables(config).items():
+        for row in table.rows:
+            param = params.get(f"{part}/{row.ours}")
+            if param is None:
+                raise UserError(f"the checkpoint lacks the parameter {part}/{row.ours}")
+            for layer, own in enumerate(table.names_of(row)):
+                name = to_theirs(layout, OwnName(part, own))
+                if name is None:
+                    raise UserError(f"layout {layout!r} has no name for {own} of the {part}")
+                tensors[name] = _tensor(table, row, param, layer, dtype)
+    return tensors
+
+
+def _tensor(
+    table: Table, row: Row, param: Readable, layer: int, dtype: np.dtype | None
+) -> TensorToWrite:
+    """Returns one tensor of theirs, not yet read."""
+    theirs, ours = (side.strip() for side in row.layout.split("->"))
+    sizes, letters = row_sizes(table, row), ours.split()
+    shape, dtype = _shape(theirs, sizes), np.dtype(dtype or param.dtype)
+    index = tuple(slice(0, sizes[letter]) for letter in letters)  # without the padding of V
+    if LAYER in row.theirs:
+        index = (slice(layer, layer + 1), *index)
+
+    def create() -> np.ndarray:
+        part = param.read(index).astype(dtype, copy=False)
+        part = part[0] if LAYER in row.theirs else part
+        # Merging axes of a transposed view would copy it, slowly.
+        split = " ".join(letter for group in _groups(theirs) for letter in group)
+        return contiguous(einops.rearrange(part, f"{ours} -> {split}")).reshape(shape)
+
+    return TensorToWrite(shape, dtype, create)
+
+
+@functools.cache
+def _groups(pattern: str) -> tuple[tuple[str, ...], ...]:
+    """Returns the letters of each dimension of a pattern such as "(N H) D"."""
+    return tuple(
+        tuple((group or letter).split())
+        for group, letter in re.findall(r"\(([^)]*)\)|(\S+)", pattern)
+    )
+
+
+def _shape(pattern: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """Returns the shape that a pattern of letters has."""
+    return tuple(math.prod(sizes[letter] for letter in group) for group in _groups(pattern))

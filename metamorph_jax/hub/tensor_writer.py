@@ -1,0 +1,109 @@
+"""Tensors written in order to safetensors files, each made when its turn comes.
+
+The library's own writer wants all tensors of a file in memory; a shard of an 8B model has 5 GB.
+Reading is in `tensor_files.py`.
+
+**Source:** the safetensors format, https://github.com/huggingface/safetensors.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metamorph_jax.hub.copying import contiguous
+from metamorph_jax.hub.tensor_files import DTYPES, INDEX_FILE
+
+SINGLE_FILE = "model.safetensors"
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_MAX_SHARD_BYTES = 5_000_000_000  # what Hugging Face's own tools write
+
+
+class TensorToWrite(NamedTuple):
+    """A tensor that is made when its turn comes.
+
+    Attributes:
+        shape: of the tensor.
+        dtype: of its numbers.
+        create: returns it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    create: Callable[[], np.ndarray]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size in the file."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_folder(
+    folder: Path,
+    tensors: Mapping[str, TensorToWrite],
+    on_written: Callable[[str], None] = lambda name: None,
+    max_shard_bytes: int = _MAX_SHARD_BYTES,
+) -> None:
+    """Writes tensors in order, as one file or as shards with their index, and forces them to disk.
+
+    Args:
+        folder: which exists.
+        tensors: by name; one is held in memory at a time.
+        on_written: is told each name when it is done.
+        max_shard_bytes: of a file, unless one tensor alone is larger.
+    """
+    shards = _plan_shards(tensors, max_shard_bytes)
+    if len(shards) == 1:
+        write_file(folder / SINGLE_FILE, tensors, on_written)
+        return
+    places = {}
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_file(folder / file, {name: tensors[name] for name in names}, on_written)
+        places |= dict.fromkeys(names, file)
+    total = sum(tensor.num_bytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def write_file(
+    file: Path,
+    tensors: Mapping[str, TensorToWrite],
+    on_written: Callable[[str], None] = lambda name: None,
+) -> None:
+    """Writes tensors in order to one file and forces it to disk; see `write_folder`."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.num_bytes
+        entry = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape)}
+        header[name] = {**entry, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that tensors lie aligned
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name, tensor in tensors.items():
+            value = tensor.create()
+            if value.shape != tensor.shape or value.dtype != tensor.dtype:
+                raise ValueError(f"{name} is {value.dtype}{value.shape}, announced {tensor[:2]}")
+            stream.write(contiguous(value).reshape(-1).view(np.uint8).data)
+            on_written(name)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _plan_shards(tensors: Mapping[str, TensorToWrite], max_shard_bytes: int) -> list[list[str]]:
+    """Returns the names of each file, in order."""
+    shards: list[list[str]] = [[]]
+    room = max_shard_bytes
+    for name, tensor in tensors.items():
+        if shards[-1] and tensor.num_bytes > room:
+            shards.append([])
+            room = max_shard_bytes
+        shards[-1].append(name)
+        room -= tensor.num_bytes
+    return shards

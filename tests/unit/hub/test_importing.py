@@ -1,0 +1,213 @@
+"""Folders -> sources -> checkpoint -> folders, with what may be wrong with them."""
+
+import dataclasses
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from metamorph_jax.checkpoints.manifest import verify
+from metamorph_jax.checkpoints.store import CheckpointStore
+from metamorph_jax.checkpoints.streaming import open_params
+from metamorph_jax.config.schema_run import RunConfig, TokenizerConfig
+from metamorph_jax.errors import UserError
+from metamorph_jax.hub import metamorph
+from metamorph_jax.hub.exporting import tensors_to_write
+from metamorph_jax.hub.importing import ArraySource, NanWatch, find_sources, is_finite
+from metamorph_jax.hub.tensor_files import TensorFolder
+from metamorph_jax.hub.tensor_writer import TensorToWrite, write_folder
+from metamorph_jax.hub.to_checkpoint import import_checkpoint
+from metamorph_jax.models.init import abstract_params, init_params
+from metamorph_jax.trees import flatten
+from tests.model_helpers import random_params
+from tests.tiny import tiny_model
+
+MODEL = tiny_model()
+BF16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def write(folder, tensors, **options):
+    folder.mkdir(exist_ok=True)
+    lazy = {n: TensorToWrite(v.shape, v.dtype, lambda v=v: v) for n, v in tensors.items()}
+    write_folder(folder, lazy, **options)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def whole(source):
+    return source.read(tuple(slice(0, size) for size in source.shape))
+
+
+def run(model=MODEL):
+    return RunConfig(name="imported", model=model, tokenizer=TokenizerConfig(path=""), stages=())
+
+
+@pytest.mark.parametrize("layout", ["native", "composite"])
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32), BF16])
+def test_there_and_back_is_byte_identical(tmp_path, layout, dtype):
+    model = dataclasses.replace(MODEL, param_dtype=str(dtype))
+    tensors = {
+        name: value.astype(dtype)
+        for name, value in metamorph.to_hf(random_params(MODEL), MODEL, layout).items()
+    }
+    source = write(tmp_path / "hf", tensors, max_shard_bytes=5000)
+    checkpoint = import_checkpoint(run(model), [source], tmp_path / "run")
+    verify(checkpoint)
+    again = tmp_path / "again"
+    again.mkdir()
+    write_folder(again, tensors_to_write(model, open_params(checkpoint), layout, None))
+    (again / "config.json").write_text("{}")
+    found = TensorFolder(again)
+    assert found.specs.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert found.read(name).tobytes() == value.tobytes(), name
+    # And once more from our side: the same parameters again.
+    second = import_checkpoint(run(model), [again], tmp_path / "run2")
+    for name, reader in open_params(checkpoint).items():
+        assert whole(reader).tobytes() == whole(open_params(second)[name]).tobytes(), name
+
+
+def test_parts_of_an_array_are_parts_of_the_whole(tmp_path):
+    tensors = metamorph.to_hf(random_params(MODEL), MODEL)
+    grown = dataclasses.replace(MODEL, llm=dataclasses.replace(MODEL.llm, vocab_size=45))
+    sources = find_sources(grown, [write(tmp_path / "hf", tensors)], NanWatch())
+    rng = np.random.default_rng(0)
+    for source in sources.values():
+        full = whole(source)
+        assert full.shape == source.shape
+        for _ in range(6):
+            cuts = [sorted(rng.choice(size + 1, 2, replace=False)) for size in source.shape]
+            index = tuple(slice(int(a), int(b)) for a, b in cuts)
+            np.testing.assert_array_equal(source.read(index), full[index])
+
+
+def test_new_rows_are_the_mean_and_padding_is_zero(tmp_path):
+    tensors = metamorph.to_hf(random_params(MODEL), MODEL)
+    grown = dataclasses.replace(MODEL, llm=dataclasses.replace(MODEL.llm, vocab_size=42))
+    sources = find_sources(grown, [write(tmp_path / "hf", tensors)], NanWatch())
+    table = whole(sources["language_model/embed_tokens/embedding"])
+    old = tensors["model.embed_tokens.weight"]
+    assert table.shape == (48, 16)
+    np.testing.assert_array_equal(table[:40], old)
+    np.testing.assert_allclose(table[40:42], np.stack([old.mean(0)] * 2), rtol=0, atol=1e-7)
+    assert not table[42:].any()
+    head = whole(sources["language_model/lm_head/kernel"])
+    mean = tensors["lm_head.weight"].mean(0)
+    np.testing.assert_allclose(head[:, 40:42], np.stack([mean] * 2, 1), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("vocab_size", [39, 4000])
+def test_a_vocabulary_of_another_model(tmp_path, vocab_size):
+    folder = write(tmp_path / "hf", metamorph.to_hf(random_params(MODEL), MODEL))
+    other = dataclasses.replace(MODEL, llm=dataclasses.replace(MODEL.llm, vocab_size=vocab_size))
+    with pytest.raises(UserError, match=f"holds 40 tokens, the configuration needs {vocab_size:,}"):
+        find_sources(other, [folder], NanWatch())
+
+
+def test_parts_from_several_folders_and_new_ones(tmp_path):
+    tensors = metamorph.to_hf(random_params(MODEL), MODEL)
+    parts = metamorph.split_parts(tensors)
+    tower = {f"vision_model.{n}": v for n, v in parts["vision_tower"].items()}
+    folders = [
+        write(tmp_path / "llm", parts["language_model"]),
+        write(tmp_path / "vision", tower | {"text_model.final_layer_norm.bias": np.ones(3, "f4")}),
+    ]
+    checkpoint = import_checkpoint(run(), folders, tmp_path / "run")
+    params, meta = CheckpointStore(tmp_path / "run" / "checkpoints").restore_params(
+        abstract_params(MODEL)
+    )
+    assert (meta.step, meta.stage) == (0, "import")
+    wanted = flatten(metamorph.from_hf(tensors, MODEL))
+    fresh = flatten(init_params(MODEL, jax.random.key(0)))
+    for name, value in flatten(params).items():
+        is_new = name.startswith(("connector", "vision_head"))
+        np.testing.assert_array_equal(value, (fresh if is_new else wanted)[name], err_msg=name)
+    assert not (checkpoint / "unused.safetensors").exists()  # a text side is not kept
+    with pytest.raises(UserError, match=r"both .*llm and .*llm hold a language_model"):
+        find_sources(MODEL, [folders[0], folders[0]], NanWatch())
+
+
+def test_our_own_checkpoint_is_a_folder_too(tmp_path):
+    folder = write(tmp_path / "hf", metamorph.to_hf(random_params(MODEL), MODEL))
+    import_checkpoint(run(), [folder], tmp_path / "run")
+    half = dataclasses.replace(MODEL, param_dtype="bfloat16")
+    sources = find_sources(half, [tmp_path / "run"], NanWatch())
+    for name, source in find_sources(half, [folder], NanWatch()).items():
+        np.testing.assert_array_equal(whole(sources[name]), whole(source))
+
+
+def test_what_is_unused_is_kept_beside_the_checkpoint(tmp_path):
+    tensors = metamorph.to_hf(random_params(MODEL), MODEL)
+    prefix = "model.vision_tower.vision_tower.vision_model.post_layernorm."
+    extra = {f"{prefix}{name}": np.full(8, 3, np.float32) for name in ("weight", "bias")}
+    dead = {"model.vision_proj.weight": np.ones((2, 2), np.float32)}
+    folder = write(tmp_path / "hf", tensors | extra | dead)
+    checkpoint = import_checkpoint(run(), [folder], tmp_path / "run")
+    kept = TensorFolder(checkpoint)
+    assert kept.specs.keys() == {
+        "vision_tower/post_layernorm.weight",
+        "vision_tower/post_layernorm.bias",
+    }
+    verify(checkpoint)
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path):
+    tensors = metamorph.to_hf(random_params(MODEL), MODEL)
+    del tensors["model.norm.weight"]
+    tensors["model.mm_projector.0.wieght"] = tensors.pop("model.mm_projector.0.weight")
+    tensors["vision_head.2.bias"] = np.zeros(9, np.float32)
+    folder = write(tmp_path / "hf", tensors)
+    with pytest.raises(UserError) as error:
+        find_sources(MODEL, [folder], NanWatch())
+    message = str(error.value)
+    assert "model.norm.weight" in message
+    assert "0.wieght (nearest to the first: 0.weight)" in message
+    assert "vision_head.2.bias has shape [9]" in message
+
+
+def test_integers_are_no_weights(tmp_path):
+    tensors = metamorph.to_hf(random_params(MODEL), MODEL)
+    tensors["model.norm.weight"] = np.ones(16, np.int32)
+    with pytest.raises(UserError, match=r"model.norm.weight is of int32; weights are floating"):
+        find_sources(MODEL, [write(tmp_path / "hf", tensors)], NanWatch())
+
+
+def test_names_of_no_family(tmp_path):
+    folder = write(tmp_path / "hf", {"transformer.h.0.attn.weight": np.ones(2, np.float32)})
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(UserError, match=r"no known family, such as transformer.*model_type 'gpt2'"):
+        find_sources(MODEL, [folder], NanWatch())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_are_seen(dtype, bad):
+    part = np.linspace(-60000, 60000, 100).astype(dtype)
+    assert is_finite(part)
+    part[37] = bad
+    assert not is_finite(part)
+
+
+def test_nan_is_named_and_taken_over(tmp_path, caplog):
+    tensors = metamorph.to_hf(random_params(MODEL), MODEL)
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = np.nan
+    import_checkpoint(run(), [write(tmp_path / "hf", tensors)], tmp_path / "run")
+    assert "NaN or infinity in 1 tensor(s): model.layers.1.mlp.up_proj.weight" in caplog.text
+
+
+def test_a_second_import_into_the_same_folder(tmp_path):
+    folder = write(tmp_path / "hf", metamorph.to_hf(random_params(MODEL), MODEL))
+    import_checkpoint(run(), [folder], tmp_path / "run")
+    with pytest.raises(UserError, match="is there already"):
+        import_checkpoint(run(), [folder], tmp_path / "run")
+
+
+def test_a_parameter_that_is_missing_and_a_part_without_a_name():
+    params = {name: ArraySource(value) for name, value in flatten(random_params(MODEL)).items()}
+    with pytest.raises(UserError, match=r"layout 'llava' has no name for .* of the vision_head"):
+        tensors_to_write(MODEL, params, "llava", None)
+    del params["language_model/final_norm/scale"]
+    with pytest.raises(UserError, match="lacks the parameter language_model/final_norm/scale"):
+        tensors_to_write(MODEL, params, "native", None)
