@@ -42,9 +42,36 @@ _LLAMA3_8B = LlamaConfig(
     remat="full",
 )
 
+_LLAMA32_3B = dataclasses.replace(
+    _LLAMA3_8B,
+    num_layers=28,
+    num_heads=24,
+    embed_dim=3072,
+    mlp_dim=8192,
+    max_seq_len=131072,
+    rope_scaling=dataclasses.replace(_LLAMA31_ROPE, factor=32.0),
+    tie_embeddings=True,
+)
+_MISTRAL_7B = dataclasses.replace(_LLAMA2_7B, num_kv_heads=8, mlp_dim=14336)
+_QWEN2_7B = LlamaConfig(
+    vocab_size=152064,
+    num_layers=28,
+    num_heads=28,
+    num_kv_heads=4,
+    head_dim=128,
+    embed_dim=3584,
+    mlp_dim=18944,
+    max_seq_len=131072,
+    vocab_multiple=512,
+    rope_theta=1000000.0,
+    norm_eps=1e-6,
+    qkv_bias=True,
+    remat="full",
+)
+
 LLM = {
-    "llama2_7b": _LLAMA2_7B,  # meta-llama/Llama-2-7b
-    "llama2_13b": dataclasses.replace(  # meta-llama/Llama-2-13b
+    "llama2_7b": _LLAMA2_7B,  # meta-llama/Llama-2-7b, lmsys/vicuna-7b-v1.5
+    "llama2_13b": dataclasses.replace(  # meta-llama/Llama-2-13b, lmsys/vicuna-13b-v1.5
         _LLAMA2_7B, num_layers=40, num_heads=40, num_kv_heads=40, embed_dim=5120, mlp_dim=13824
     ),
     "llama3_8b": _LLAMA3_8B,  # meta-llama/Meta-Llama-3-8B
@@ -54,6 +81,26 @@ LLM = {
     "llama3_70b": dataclasses.replace(  # meta-llama/Meta-Llama-3-70B
         _LLAMA3_8B, num_layers=80, num_heads=64, embed_dim=8192, mlp_dim=28672
     ),
+    "llama32_1b": dataclasses.replace(  # meta-llama/Llama-3.2-1B
+        _LLAMA32_3B, num_layers=16, num_heads=32, head_dim=64, embed_dim=2048
+    ),
+    "llama32_3b": _LLAMA32_3B,  # meta-llama/Llama-3.2-3B
+    "mistral_7b": _MISTRAL_7B,  # mistralai/Mistral-7B-v0.1, whose sliding window has 4096 tokens
+    "mistral_7b_v02": dataclasses.replace(  # mistralai/Mistral-7B-Instruct-v0.2, without window
+        _MISTRAL_7B, max_seq_len=32768, rope_theta=1000000.0
+    ),
+    "qwen2_05b": dataclasses.replace(  # Qwen/Qwen2-0.5B, Qwen/Qwen2.5-0.5B
+        _QWEN2_7B,
+        vocab_size=151936,
+        num_layers=24,
+        num_heads=14,
+        num_kv_heads=2,
+        head_dim=64,
+        embed_dim=896,
+        mlp_dim=4864,
+        tie_embeddings=True,
+    ),
+    "qwen2_7b": _QWEN2_7B,  # Qwen/Qwen2-7B, Qwen/Qwen2.5-7B
     "digits": LlamaConfig(  # the demo: two CPU cores, one minute
         vocab_size=452,
         num_layers=4,

@@ -9,6 +9,7 @@ import re
 from typing import Any, Literal
 
 _MLP_GELU = re.compile(r"mlp([1-9]\d*)x_gelu")
+_TOWER_ACTIVATIONS = {"siglip": "gelu_tanh", "clip": "quick_gelu"}
 
 
 def not_positive(config: Any, *names: str) -> list[str]:
@@ -62,13 +63,16 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
-    """A Llama decoder.
+    """A decoder of Llama's kind: Llama, Vicuna, Mistral, Qwen2.
 
     Attributes:
         vocab_size: true number of token ids, image tokens included.
         vocab_multiple: the tables are padded to a multiple of this; padded logits are masked.
-        max_seq_len: longest sequence the rotary embedding is meant for.
+        max_seq_len: longest sequence that the decoder is meant for: by its rotary embedding, or by
+            a sliding window that we do not have (up to its size, full attention is the same).
         tie_embeddings: the output head is the transposed input table.
+        qkv_bias: query, key and value have biases, as in Qwen2.
+        activation: of the gate; `gelu` is the exact (erf) form.
         remat: what the backward pass recomputes: `none`, `full` (whole block) or `dots`
             (all but matrix products).
         scan_unroll: how many layers one scan iteration holds; num_layers unrolls the loop.
@@ -87,6 +91,8 @@ class LlamaConfig:
     rope_scaling: RopeScaling = RopeScaling()
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
+    qkv_bias: bool = False
+    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
     remat: Literal["none", "full", "dots"] = "none"
     scan_unroll: int = 1
 
@@ -117,6 +123,7 @@ class VisionConfig:
 
     Attributes:
         family: `siglip` (no CLS, tanh GELU, patch bias) or `clip` (CLS, quick GELU, pre-norm).
+        activation: of the MLPs; None: the family's. OpenCLIP's towers have the exact `gelu`.
         feature_layer: index into the HF hidden states (0 is the embedding); -1 is the output of
             the last block *before* post-layernorm. Later blocks are not created.
         cls_policy: `patch` drops the CLS token of CLIP, `cls_patch` keeps it; SigLIP has none.
@@ -131,10 +138,16 @@ class VisionConfig:
     embed_dim: int
     mlp_dim: int
     norm_eps: float = 1e-6
+    activation: Literal["gelu_tanh", "quick_gelu", "gelu"] | None = None
     feature_layer: int = -1
     cls_policy: Literal["patch", "cls_patch"] = "patch"
     remat: Literal["none", "full", "dots"] = "none"
     scan_unroll: int = 1
+
+    @property
+    def mlp_activation(self) -> str:
+        """The activation of the MLPs: its own, or the family's."""
+        return self.activation or _TOWER_ACTIVATIONS[self.family]
 
     @property
     def grid_size(self) -> int:
@@ -201,11 +214,12 @@ class VisualTokensConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The MetaMorph composition.
+    """The MetaMorph composition; without a vision head and normalisation, that of LLaVA.
 
     Attributes:
         connector: `linear` or `mlpNx_gelu` (N linear layers with exact GELU between them).
-        vision_head: `linear`, `mlp` (two linear layers) or `mlp2x_gelu` (three).
+        vision_head: `linear`, `mlp` (two linear layers), `mlp2x_gelu` (three), or `none`: images
+            are read and not predicted.
         dtype: of activations and matrix products; parameters are cast to it for compute.
         param_dtype: of the master parameters.
         contrastive_dim: width of the shared image/text space of the `contrastive` objective; None:
@@ -219,7 +233,7 @@ class ModelConfig:
     vision: VisionConfig
     visual_tokens: VisualTokensConfig = VisualTokensConfig()
     connector: str = "mlp2x_gelu"
-    vision_head: Literal["linear", "mlp", "mlp2x_gelu"] = "mlp"
+    vision_head: Literal["linear", "mlp", "mlp2x_gelu", "none"] = "mlp"
     dtype: Literal["float32", "bfloat16"] = "float32"
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     contrastive_dim: int | None = None

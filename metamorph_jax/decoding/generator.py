@@ -191,11 +191,12 @@ class Generator:
         self, prompts: Sequence[ReadPrompt], numbers: Sequence[int], sampling: Sampling
     ) -> list[Answer]:
         """Returns the answers to one batch."""
-        num_visual, announced = self.config.visual_tokens.num_tokens, self.template.image_tokens
+        num_visual = self.config.visual_tokens.num_tokens
+        announced = self.template.image_tokens and self.config.vision_head != "none"
         special = self.tokenizer.special
         batch = create_batch(prompts, self.config.vision.image_size)
         rules = Rules(
-            # Where nothing announces an image, no id does, and answers are text.
+            # Where nothing announces or predicts an image, no id does, and answers are text.
             image_start=special.image_start if announced else -1,
             image_end=special.image_end if announced else -1,
             stop_ids=self._stop_ids,

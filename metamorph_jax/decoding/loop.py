@@ -225,9 +225,11 @@ class Loop:
         """Returns the state with what follows from `hidden` written down, and its mode moved on."""
         rules, is_active = self.rules, ~state.is_done
         in_image = state.countdown > _END_DUE
-        predicted = self._when(
-            jnp.any(in_image & is_active), lambda: self._model("predict_visual", state.hidden)
-        )
+        predicted = state.predicted
+        if self.config.vision_head != "none":
+            predicted = self._when(
+                jnp.any(in_image & is_active), lambda: self._model("predict_visual", state.hidden)
+            )
         text, kept = self._when(jnp.any(~in_image & is_active), lambda: self._choose_text(state))
         begins = (state.countdown == _TEXT_MODE) & (text == rules.image_start)
         next_mode = jnp.where(begins, self.config.visual_tokens.num_tokens, _TEXT_MODE)

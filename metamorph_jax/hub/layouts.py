@@ -66,11 +66,12 @@ LAYOUTS: dict[str, tuple[Prefix, ...]] = {
         *_linears("model.multi_modal_projector.", "connector"),
         *_linears("model.vision_head.", "vision_head"),
     ),
-    # LLaVA on the Hugging Face hub.
+    # LLaVA on the Hugging Face hub; transformers 5.23 writes the tower without "vision_model.".
     "llava": (
         Prefix("language_model.model.", "language_model", "model."),
         Prefix("language_model.lm_head.", "language_model", "lm_head."),
         Prefix("vision_tower.vision_model.", "vision_tower", ""),
+        Prefix("vision_tower.", "vision_tower", ""),
         *_linears("multi_modal_projector.", "connector"),
     ),
     # LLaVA and MetaMorph as their own training code saves them.

@@ -1,4 +1,4 @@
-"""Hugging Face Llama <-> our `language_model` parameters.
+"""Hugging Face Llama, Mistral, Qwen2 <-> our `language_model` parameters.
 
 Rotary halves need no permutation: our convention is theirs (`ops/rope.py`).
 """
@@ -25,6 +25,11 @@ _ROWS = (
     Row("blocks/mlp/down/kernel", _BLOCK + "mlp.down_proj.weight", "D F -> F D"),
     Row("final_norm/scale", "model.norm.weight", "D -> D"),
 )
+_QKV_BIASES = (
+    Row("blocks/attention/query/bias", _BLOCK + "self_attn.q_proj.bias", "(N H) -> N H"),
+    Row("blocks/attention/key/bias", _BLOCK + "self_attn.k_proj.bias", "(K H) -> K H"),
+    Row("blocks/attention/value/bias", _BLOCK + "self_attn.v_proj.bias", "(K H) -> K H"),
+)
 _HEAD = Row("lm_head/kernel", "lm_head.weight", "V D -> D V")
 
 
@@ -39,8 +44,9 @@ def table(config: LlamaConfig) -> Table:
         "K": config.num_kv_heads,
         "H": config.head_dim,
     }
+    rows = _ROWS + (_QKV_BIASES if config.qkv_bias else ())
     return Table(
-        rows=_ROWS if tied else (*_ROWS, _HEAD),
+        rows=rows if tied else (*rows, _HEAD),
         sizes=sizes,
         num_layers=config.num_layers,
         # Old checkpoints store the rotary frequencies, which follow from the configuration.
@@ -53,7 +59,7 @@ def from_hf(tensors: Mapping[str, np.ndarray], config: LlamaConfig) -> PyTree:
     """Returns the `language_model` parameters, tables padded with zero rows.
 
     Args:
-        tensors: of `LlamaForCausalLM`, by name.
+        tensors: of `LlamaForCausalLM` (or Mistral's, Qwen2's), by name.
         config: of the decoder; `vocab_size` is that of the tensors.
 
     Raises:

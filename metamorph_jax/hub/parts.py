@@ -11,14 +11,17 @@ _VISION_HEAD_LAYERS = {"linear": 1, "mlp": 2, "mlp2x_gelu": 3}
 def part_tables(config: ModelConfig) -> dict[str, Table]:
     """Returns the table of every part by its name in our tree.
 
-    The contrastive head of a tower of one's own has no counterpart in any checkpoint and no table.
+    A model without vision head has none for it. The contrastive head of a tower of one's own has no
+    counterpart in any checkpoint and no table.
     """
-    return {
+    tables = {
         "vision_tower": _TOWERS[config.vision.family].table(config.vision),
         "connector": connector_table(config),
         "language_model": llama.table(config.llm),
-        "vision_head": vision_head_table(config),
     }
+    if config.vision_head != "none":
+        tables["vision_head"] = vision_head_table(config)
+    return tables
 
 
 def connector_table(config: ModelConfig) -> Table:

@@ -140,14 +140,15 @@ def matmul_params(config: ModelConfig) -> dict[str, int]:
 def num_params(config: ModelConfig) -> dict[str, int]:
     """Returns the number of parameters by part of the tree, padded vocabulary rows left out.
 
-    The part `contrastive` is there only if the model has that head.
+    The parts `vision_head` and `contrastive` are there only if the model has that head.
     """
     parts = {
         "vision_tower": _vision_params(config.vision),
         "connector": sum((i + 1) * o for i, o in _connector_layers(config)),
         **{f"language_model/{name}": n for name, n in _llm_params(config.llm).items()},
-        "vision_head": sum((i + 1) * o for i, o in _vision_head_layers(config)),
     }
+    if config.vision_head != "none":
+        parts["vision_head"] = sum((i + 1) * o for i, o in _vision_head_layers(config))
     if config.contrastive_dim is not None:
         parts["contrastive"] = _contrastive_params(config, config.contrastive_dim)
     return parts
@@ -183,8 +184,10 @@ def _connector_layers(config: ModelConfig) -> list[tuple[int, int]]:
 
 
 def _vision_head_layers(config: ModelConfig) -> list[tuple[int, int]]:
-    """Returns (inputs, outputs) of the vision head's linear layers."""
+    """Returns (inputs, outputs) of the vision head's linear layers; none without a head."""
     width = config.llm.embed_dim
+    if config.vision_head == "none":
+        return []
     hidden = {"linear": 0, "mlp": 1, "mlp2x_gelu": 2}[config.vision_head]
     return [(width, width)] * hidden + [(width, config.visual_dim)]
 
@@ -193,6 +196,8 @@ def _llm_params(llm: LlamaConfig) -> dict[str, int]:
     """Returns the decoder's parameters by part."""
     width = llm.embed_dim
     attention = 2 * width * llm.head_dim * (llm.num_heads + llm.num_kv_heads)
+    if llm.qkv_bias:
+        attention += llm.head_dim * (llm.num_heads + 2 * llm.num_kv_heads)
     block = attention + 3 * width * llm.mlp_dim + 2 * width
     table = llm.vocab_size * width
     parts = {"embed_tokens": table, "blocks": llm.num_layers * block, "final_norm": width}

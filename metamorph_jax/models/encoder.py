@@ -114,6 +114,9 @@ def encoder_fingerprint(config: ModelConfig, tower: PyTree) -> str:
     vision = dataclasses.asdict(config.vision)
     for name in _SAME_RESULT:
         del vision[name]
+    family = dataclasses.replace(config.vision, activation=None)
+    if config.vision.mlp_activation == family.mlp_activation:
+        del vision["activation"]  # not a part of names before it could be chosen
     tokens = dataclasses.asdict(config.visual_tokens)
     pixels = PIXEL_STATISTICS[config.vision.family]
     text = json.dumps([vision, tokens, config.dtype, pixels], sort_keys=True)

@@ -1,10 +1,9 @@
-"""The Llama decoder: RMSNorm, rotary embedding, grouped heads, SwiGLU; tied or untied head.
+"""The decoder of Llama and its relatives: RMSNorm, rotary embedding, grouped heads, gated MLP.
 
 Parameter shapes follow the einsum letters of `metamorph_jax/typing.py`. The names of Hugging Face
 checkpoints are mapped in `hub/llama.py`. The decoding cache is in `cache.py`.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -14,8 +13,9 @@ from metamorph_jax.models.cache import (
     mark_valid,
     write_layer,
 )
-from metamorph_jax.models.layers import Embed, Linear, RMSNorm, fan_in_normal
+from metamorph_jax.models.layers import Embed, Linear, RMSNorm, fan_in_normal, zeros
 from metamorph_jax.models.stack import BlockList, stack_blocks
+from metamorph_jax.ops.activations import ACTIVATIONS
 from metamorph_jax.ops.attention import attention, cached_attention
 from metamorph_jax.ops.masks import cache_mask, causal_segment_mask
 from metamorph_jax.ops.rope import apply_rope, rope_tables
@@ -38,10 +38,11 @@ class LlamaAttention(nn.Module):
         """Returns (update "B T D", cache); without a cache the keys are those of `x` itself."""
         cfg = self.config
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        bias = zeros if cfg.qkv_bias else None
 
         def project(name: str, num: int, axis: str):
             shape, axes = (cfg.embed_dim, num, cfg.head_dim), ("embed", axis, "head_dim")
-            y = Linear("...D,DNH->...NH", shape, axes, name=name, **types)(x)
+            y = Linear("...D,DNH->...NH", shape, axes, name=name, bias_init=bias, **types)(x)
             return constrain(y, "batch", "length", axis, "head_dim")
 
         query = apply_rope(project("query", cfg.num_heads, "heads"), rope)
@@ -59,7 +60,7 @@ class LlamaAttention(nn.Module):
 
 
 class LlamaMlp(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
+    """Down(activation(gate(x)) * up(x)); with SiLU: SwiGLU."""
 
     config: LlamaConfig
     dtype: jnp.dtype
@@ -73,7 +74,7 @@ class LlamaMlp(nn.Module):
         wide, axes = (cfg.embed_dim, cfg.mlp_dim), ("embed", "mlp")
         gate = Linear("...D,DF->...F", wide, axes, name="gate", **types)(x)
         up = Linear("...D,DF->...F", wide, axes, name="up", **types)(x)
-        inner = constrain(jax.nn.silu(gate) * up, "batch", "length", "mlp")
+        inner = constrain(ACTIVATIONS[cfg.activation](gate) * up, "batch", "length", "mlp")
         init = fan_in_normal(_residual_scale(cfg))
         down = Linear(
             "...F,FD->...D", wide[::-1], axes[::-1], name="down", kernel_init=init, **types

@@ -61,7 +61,8 @@ class MetaMorph(nn.Module):
         self.vision_tower = VisionTower(cfg.vision, *types)
         self.connector = create_connector(cfg, *types)
         self.language_model = Llama(cfg.llm, *types, self.stacked)
-        self.vision_head = create_vision_head(cfg, *types)
+        if cfg.vision_head != "none":
+            self.vision_head = create_vision_head(cfg, *types)
         if cfg.contrastive_dim is not None:
             self.contrastive = ContrastiveHead(cfg, *types)
 
@@ -137,7 +138,7 @@ class MetaMorph(nn.Module):
         return self.language_model.logits(hidden)
 
     def predict_visual_raw(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch E"]:
-        """Returns the output of the vision head in float32."""
+        """Returns the output of the vision head in float32; needs `config.vision_head`."""
         return self.vision_head(hidden).astype(jnp.float32)
 
     def predict_visual(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch E"]:
@@ -156,7 +157,8 @@ class MetaMorph(nn.Module):
         visual = self.connect(self.encode(images))
         ones = jnp.ones_like(tokens)
         hidden = self.decode(self.embed(tokens, -ones, visual), ones, ones)
-        self.predict_visual(hidden)
+        if self.config.vision_head != "none":
+            self.predict_visual(hidden)
         if self.config.contrastive_dim is not None:
             self.contrast({"images": images[:, 0], "tokens": tokens, "token_mask": tokens >= 0})
         return self.logits(hidden)

@@ -15,6 +15,8 @@ _NUM_LAYERS = {"linear": 1, "mlp": 2, "mlp2x_gelu": 3}
 def create_vision_head(config: ModelConfig, dtype: jnp.dtype, param_dtype: jnp.dtype) -> GeluMlp:
     """Returns the vision head: embed_dim -> visual_dim, one to three linear layers.
 
+    Not for `vision_head="none"`: such a model has none.
+
     **Source:** MetaMorph `model/language_model/metamorph_llama.py`; initialised with N(0, 0.02)
     and zero biases.
     """

@@ -6,29 +6,16 @@ Reduction to visual tokens happens in `metamorph.py`.
 """
 
 import einops
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from metamorph_jax.config.schema_model import VisionConfig
 from metamorph_jax.models.layers import LayerNorm, Linear, fan_in_normal, zeros
 from metamorph_jax.models.stack import stack_blocks
+from metamorph_jax.ops.activations import ACTIVATIONS
 from metamorph_jax.ops.attention import attention
 from metamorph_jax.sharding.rules import constrain
 from metamorph_jax.typing import Array, Float
-
-
-def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns x * sigmoid(1.702 x). **Source:** OpenAI CLIP."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-def tanh_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns the tanh approximation of GELU. **Source:** SigLIP, `gelu_pytorch_tanh`."""
-    return jax.nn.gelu(x, approximate=True)
-
-
-_ACTIVATIONS = {"siglip": tanh_gelu, "clip": quick_gelu}
 
 
 class VitAttention(nn.Module):
@@ -57,7 +44,7 @@ class VitAttention(nn.Module):
 
 
 class VitMlp(nn.Module):
-    """Two linear layers with the family's activation between."""
+    """Two linear layers with an activation between."""
 
     config: VisionConfig
     dtype: jnp.dtype
@@ -70,7 +57,7 @@ class VitMlp(nn.Module):
         shape, axes = (cfg.embed_dim, cfg.mlp_dim), ("vision_embed", "vision_mlp")
         fields = {"dtype": self.dtype, "param_dtype": self.param_dtype, "bias_init": zeros}
         inner = Linear("...E,EF->...F", shape, axes, name="up", **fields)(x)
-        inner = constrain(_ACTIVATIONS[cfg.family](inner), "batch", "length", "mlp")
+        inner = constrain(ACTIVATIONS[cfg.mlp_activation](inner), "batch", "length", "mlp")
         out = shape[::-1], axes[::-1]
         init = fan_in_normal(_residual_scale(cfg))
         return Linear("...F,FE->...E", *out, name="down", kernel_init=init, **fields)(inner)

@@ -3,6 +3,7 @@
     rope.py            rotary position embedding, with linear and llama3 scaling
     masks.py           which position may look at which
     attention.py       softmax attention with grouped heads
+    activations.py     what MLPs bend their inner values with
     normalize.py       L2 normalisation, pixel normalisation
     resample.py        grids of tokens: bilinear reduction, cells of pixels
     gather.py          visual tokens by index

@@ -47,15 +47,18 @@ def row_counts(stage: StageConfig, batch: PyTree) -> PerRow:
 
 
 def vpit_sums(module: MetaMorph, loss: LossConfig, params: PyTree, batch: Batch) -> PerRow:
-    """Returns the text and the visual loss of VPiT, and the plain cosine.
+    """Returns the text and the visual loss of VPiT, and the plain cosine; without a head, the text.
 
     The hidden state at position t predicts what stands at t + 1: a text token where
     `batch["loss_mask"]`, a visual token where `batch["visual_target"] >= 0`.
     Source: metamorph.md 1.7 and 1.8.
     """
     output = module.apply({"params": params}, batch)
-    prediction = module.apply({"params": params}, output.hidden, method="predict_visual")
-    visual = visual_loss(prediction, output.features, batch["visual_target"], loss.visual)
+    sums = {}
+    if module.config.vision_head != "none":
+        prediction = module.apply({"params": params}, output.hidden, method="predict_visual")
+        visual = visual_loss(prediction, output.features, batch["visual_target"], loss.visual)
+        sums = {"visual": visual.loss.sum, "cosine": visual.cosine.sum}
     text = text_loss(
         output.hidden,
         module.head_table(params),
@@ -64,7 +67,7 @@ def vpit_sums(module: MetaMorph, loss: LossConfig, params: PyTree, batch: Batch)
         vocab_size=module.config.llm.vocab_size,
         chunk_size=loss.vocab_chunk_size,
     )
-    return {"text": text.sum, "visual": visual.loss.sum, "cosine": visual.cosine.sum}
+    return {"text": text.sum} | sums
 
 
 def contrastive_sums(module: MetaMorph, params: PyTree, batch: CaptionBatch) -> PerRow:

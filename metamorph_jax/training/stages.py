@@ -133,7 +133,7 @@ def prepare_stage(
         stop: asked while the data is measured.
 
     Raises:
-        UserError: data is missing or malformed.
+        UserError: data is missing or malformed, or answers show images that no head predicts.
         Stopped: `stop` said so.
     """
     stage = config.stages[index]
@@ -192,6 +192,7 @@ def stage_data(
         on_progress=progress,
     )
     progress.close()
+    check_answer_images(config.model, stage, data.table.total("num_answer_images"))
     data.plan.prepare(stage.total_steps)
     return data
 
@@ -251,6 +252,16 @@ def check_batch_divides(stage: StageConfig, num_shards: int) -> None:
             f"divide by {num_shards} batch shards (mesh data x fsdp) x grad_accum_steps="
             f"{stage.grad_accum_steps}; make it a multiple of "
             f"{num_shards * stage.grad_accum_steps}, or change the mesh"
+        )
+
+
+def check_answer_images(model: ModelConfig, stage: StageConfig, num_images: int) -> None:
+    """Raises a UserError if answers of a stage's data show images that the model cannot predict."""
+    if model.vision_head == "none" and num_images:
+        raise UserError(
+            f"config.stages.{stage.name}.data: {num_images} images stand in answers, but "
+            "config.model.vision_head is 'none', so that none is predicted; leave these samples "
+            "out, or give the model a vision head"
         )
 
 

@@ -1,6 +1,47 @@
-"""What the parity tests share: random weights for torch models."""
+"""What the parity tests share: the families of decoders, and random weights for torch models."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
 import torch
+import transformers
+
+torch.set_num_threads(1)  # for models this small, more would only wait for each other
+
+
+class Family(NamedTuple):
+    """A kind of decoder in transformers.
+
+    Attributes:
+        config: its configuration's class.
+        model: its model's class.
+        window: generator -> keys of the configuration about a sliding window.
+    """
+
+    config: type
+    model: type
+    window: Callable[[np.random.Generator], dict]
+
+
+def _mistral_window(rng: np.random.Generator) -> dict:
+    return {"sliding_window": [None, 64][int(rng.integers(2))]}
+
+
+def _qwen2_window(rng: np.random.Generator) -> dict:
+    """Returns no window, one in all layers, or one from the second layer on."""
+    choice = int(rng.integers(3))
+    window = {"use_sliding_window": choice > 0, "sliding_window": 64}
+    return window | {"max_window_layers": choice // 2}
+
+
+_LLAMA = Family(transformers.LlamaConfig, transformers.LlamaForCausalLM, lambda rng: {})
+FAMILIES = {
+    "llama": _LLAMA,
+    "llama_tied": _LLAMA,
+    "mistral": Family(transformers.MistralConfig, transformers.MistralForCausalLM, _mistral_window),
+    "qwen2": Family(transformers.Qwen2Config, transformers.Qwen2ForCausalLM, _qwen2_window),
+}
 
 
 def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:

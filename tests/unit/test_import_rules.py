@@ -43,6 +43,7 @@ ONLY_IN = {
     "orbax": {"checkpoints"},
     "ml_collections": {"config"},
 }
+LIGHT = ["metamorph_jax.config", "metamorph_jax.train", "metamorph_jax.hub.configs"]
 NO_JAX = {"config", "data", "visualizer"}
 
 
@@ -87,7 +88,7 @@ def test_module_imports_only_what_its_room_may(path):
             assert parts[1] in allowed, f"{room} may not import {name}"
 
 
-@pytest.mark.parametrize("module", ["metamorph_jax.config", "metamorph_jax.train"])
+@pytest.mark.parametrize("module", LIGHT)
 def test_import_is_light(module):
     heavy = "{'jax', 'torch', 'orbax'}"
     code = f"import sys, {module}; sys.exit(' '.join({heavy} & set(sys.modules)) or 0)"

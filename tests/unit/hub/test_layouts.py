@@ -48,6 +48,7 @@ def test_parts_alone():
     ("layout", "name"),
     [
         ("composite", "model.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight"),
+        ("llava", "vision_tower.encoder.layers.0.mlp.fc1.weight"),
         ("native", "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight"),
         ("tower", "encoder.layers.0.mlp.fc1.weight"),
     ],

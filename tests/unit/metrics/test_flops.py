@@ -83,6 +83,11 @@ def test_num_params_match_published_sizes():
         ("llama2_7b", 6_738_415_616),
         ("llama2_13b", 13_015_864_320),
         ("llama3_70b", 70_553_706_496),
+        ("llama32_1b", 1_235_814_400),
+        ("llama32_3b", 3_212_749_824),
+        ("mistral_7b", 7_241_732_096),
+        ("qwen2_05b", 494_032_768),
+        ("qwen2_7b", 7_615_616_512),
     ],
 )
 def test_num_params_of_other_decoders(preset, expected):
@@ -137,11 +142,12 @@ def test_num_params_is_what_the_model_allocates():
     )
     clip = dataclasses.replace(
         config,
-        llm=dataclasses.replace(config.llm, tie_embeddings=True),
+        llm=dataclasses.replace(config.llm, tie_embeddings=True, qkv_bias=True),
         vision=dataclasses.replace(config.vision, family="clip", feature_layer=-2),
         contrastive_dim=None,
     )
-    for model in (config, clip):
+    llava = dataclasses.replace(clip, vision_head="none")
+    for model in (config, clip, llava):
         tree = abstract_params(model)
         counts = num_params(model)
         for part in tree:

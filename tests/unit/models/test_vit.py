@@ -7,8 +7,7 @@ import pytest
 from flax import linen as nn
 
 from metamorph_jax.config.schema_model import VisionConfig
-from metamorph_jax.models.vit import VisionTower, quick_gelu, tanh_gelu
-from tests import tolerances
+from metamorph_jax.models.vit import VisionTower
 from tests.model_helpers import quick_jit
 
 CONFIG = VisionConfig(
@@ -79,13 +78,7 @@ def test_pixels_past_the_last_full_patch_are_unused():
     assert np.abs(run(init, pixels) - before).max() > 0
 
 
-def test_activations():
-    x = np.array([-2.0, -0.5, 0.0, 1.0, 3.0], np.float32)
-    quick = x / (1 + np.exp(-1.702 * x))
-    np.testing.assert_allclose(quick_gelu(x), quick, rtol=0, atol=tolerances.FLOAT32_REORDERED)
-    tanh = 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
-    np.testing.assert_allclose(tanh_gelu(x), tanh, rtol=0, atol=tolerances.FLOAT32_REORDERED)
-    # The exact form would give 0.841345.
-    np.testing.assert_allclose(
-        tanh_gelu(jnp.float32(1.0)), 0.841192, rtol=0, atol=tolerances.FLOAT32_REORDERED
-    )
+def test_activation_is_the_familys_unless_it_is_named():
+    assert CONFIG.mlp_activation == "gelu_tanh"
+    assert dataclasses.replace(CONFIG, family="clip").mlp_activation == "quick_gelu"
+    assert dataclasses.replace(CONFIG, family="clip", activation="gelu").mlp_activation == "gelu"
