@@ -8,9 +8,12 @@ from safetensors.numpy import save_file
 
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.data.tokenizer import Tokenizer
+from metamorph_jax.hub import auto
 from metamorph_jax.hub.export_metamorph import metamorph_files
 from metamorph_jax.hub.metamorph import to_hf
 from metamorph_jax.typing import PyTree
+
+auto.register()  # else transformers asks whether to trust the folder's own code
 
 
 def write_export(
