@@ -9,5 +9,12 @@
     metamorph.py    a whole checkpoint in memory
     vocabulary.py   rows for new tokens
 
-Tensors are numpy arrays in dicts; nothing here imports torch or builds a model.
+    export_metamorph.py    the files of an exported MetaMorph beside tensors and tokenizer
+    metamorph_config.py    its config.json, both ways
+    chat_template.py       a template of ours as jinja
+    remote/                its classes in PyTorch, for transformers
+    auto.py                the Auto classes of transformers know them
+
+Tensors are numpy arrays in dicts. Nothing but `remote/` and `auto.py` imports torch, and nothing
+builds a model of ours.
 """

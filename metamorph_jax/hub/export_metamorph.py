@@ -1,0 +1,149 @@
+"""MetaMorph's export: every file of the folder but its tensors and its tokenizer.
+
+The folder loads as remote code, and without it where this package is installed (`auto.py`). The
+classes that read these files are in `remote/`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from metamorph_jax.config.schema_model import ModelConfig
+from metamorph_jax.data.fast_tokenizer import FastTokenizer
+from metamorph_jax.data.templates import (
+    TEMPLATES,
+    AnyTemplate,
+    Template,
+    check_template,
+    stop_ids,
+)
+from metamorph_jax.data.tokenizer import Tokenizer
+from metamorph_jax.errors import UserError
+from metamorph_jax.hub.chat_template import to_jinja
+from metamorph_jax.hub.metamorph_config import (
+    AUTO_MAP,
+    Placeholder,
+    choose_placeholder,
+    metamorph_config_json,
+)
+
+_REMOTE = Path(__file__).parent / "remote"
+REMOTE_FILES = tuple(sorted(path.name for path in _REMOTE.glob("*_metamorph.py")))
+_BICUBIC = 3  # as image processors number it
+_PROCESSOR = {
+    "processor_class": "MetaMorphProcessor",
+    "auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]},
+}
+
+
+def metamorph_files(
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    template_name: str,
+    image_geometry: Literal["square", "pad"] = "square",
+    dtype: str = "bfloat16",
+) -> dict[str, bytes | dict[str, Any]]:
+    """Returns the files of an exported folder by name; a dict is to be written as JSON.
+
+    Args:
+        config: of the model.
+        tokenizer: of the model; the files of its folder belong beside these, which win.
+        template_name: how turns were written in training.
+        image_geometry: how images were made square in training.
+        dtype: of the stored tensors.
+
+    Raises:
+        UserError: The exported classes, or their chat template, cannot be what was trained.
+    """
+    template = TEMPLATES[template_name]
+    if not template.image_tokens:
+        raise UserError(
+            f"template {template_name} has no tokens around images, which the export of MetaMorph "
+            "needs; export a model that was trained with 'metamorph_llama3', 'llama3' or 'jinja'"
+        )
+    if not isinstance(tokenizer, FastTokenizer):
+        raise UserError(
+            f"{tokenizer.path}: the export of MetaMorph needs a tokenizer that is read from "
+            "tokenizer.json; transformers gives other ids than were trained to this one's"
+        )
+    fields = metamorph_config_json(config, tokenizer, dtype)
+    check_template(template, tokenizer)
+    placeholder = choose_placeholder(tokenizer, config.llm.vocab_size)
+    size = config.vision.image_size
+    return {
+        "config.json": fields,
+        "generation_config.json": _generation(config, tokenizer, template),
+        "processor_config.json": _processor(config, tokenizer, placeholder, image_geometry),
+        "preprocessor_config.json": _image_processor(size) | _PROCESSOR,
+        "chat_template.jinja": _jinja(template, tokenizer, placeholder).encode(),
+        **{name: (_REMOTE / name).read_bytes() for name in REMOTE_FILES},
+    }
+
+
+def _jinja(template: AnyTemplate, tokenizer: Tokenizer, placeholder: Placeholder) -> str:
+    """Returns the chat template; that of the tokenizer's folder was checked before."""
+    if isinstance(template, Template):
+        return to_jinja(template, tokenizer, placeholder.token)
+    return tokenizer.chat_template or ""
+
+
+def _generation(config: ModelConfig, tokenizer: Tokenizer, template: AnyTemplate) -> dict[str, Any]:
+    """Returns `generation_config.json`: what ends an answer, and what one may not contain.
+
+    Image tokens are suppressed, too: `generate` answers in text, and `generate_multimodal` knows
+    when they may stand.
+    """
+    stop, special = stop_ids(template, tokenizer), tokenizer.special
+    unused = range(tokenizer.vocab_size, config.llm.vocab_size)
+    return {
+        "bos_token_id": special.begin_of_text,
+        "eos_token_id": list(stop),
+        "pad_token_id": special.pad,
+        "suppress_tokens": sorted({*tokenizer.control_ids, *unused} - {*stop}),
+        "do_sample": False,
+        "max_new_tokens": 512,
+    }
+
+
+def _processor(
+    config: ModelConfig, tokenizer: FastTokenizer, placeholder: Placeholder, image_geometry: str
+) -> dict[str, Any]:
+    """Returns `processor_config.json`."""
+    start, end = tokenizer.image_token_ids("the export of MetaMorph")
+    names = {id_: name for name, id_ in tokenizer.names.items()}
+    return {
+        **_PROCESSOR,
+        "image_token": placeholder.token,
+        "image_token_id": placeholder.id,
+        "boi_token": names[start],
+        "eoi_token": names[end],
+        "num_image_tokens": config.visual_tokens.num_tokens,
+        "image_geometry": image_geometry,
+        "control_tokens": _unmarked(tokenizer),
+        "image_processor": _image_processor(config.vision.image_size),
+    }
+
+
+def _unmarked(tokenizer: FastTokenizer) -> list[str]:
+    """Returns the control tokens that the folder does not mark as special."""
+    added = json.loads(tokenizer.definition).get("added_tokens") or []
+    return sorted({*tokenizer.names} - {token["content"] for token in added if token["special"]})
+
+
+def _image_processor(size: int) -> dict[str, Any]:
+    """Returns the fields of SigLIP's image processor.
+
+    **Source:** `preprocessor_config.json` of google/siglip-so400m-patch14-384.
+    """
+    return {
+        "image_processor_type": "SiglipImageProcessor",
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": _BICUBIC,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "do_convert_rgb": True,
+    }
