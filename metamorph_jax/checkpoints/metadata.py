@@ -4,9 +4,12 @@ The arrays' names, shapes and hashes are in manifest.json instead (manifest.py).
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import platform
+import subprocess
+from pathlib import Path
 from typing import Any, Self
 
 from metamorph_jax.errors import UserError
@@ -100,12 +103,23 @@ def check_format_version(values: Any, where: str) -> None:
         )
 
 
+@functools.cache
+def source_commit() -> str:
+    """Returns the git commit of this package's source, "unknown" outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
 def library_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the libraries that the numbers depend on."""
+    """Returns the versions of Python, of the libraries, and of our source (a git commit)."""
     versions = {"python": platform.python_version()}
     for package in _REPORTED_PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    return versions
+    return versions | {"commit": source_commit()}

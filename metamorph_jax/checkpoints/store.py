@@ -147,7 +147,7 @@ class CheckpointStore:
             return None
         wanted = flatten(abstract_state)
         check_same_arrays(array_specs(wanted), read_manifest(folder).arrays, str(folder))
-        return _rebuild(abstract_state, read_arrays(folder, wanted)), _read_meta(folder)
+        return _rebuild(abstract_state, read_arrays(folder, wanted)), read_meta_file(folder)
 
     def restore_params(
         self, abstract_params: PyTree, step: int | None = None
@@ -175,7 +175,7 @@ class CheckpointStore:
         arrays = read_manifest(folder).arrays
         stored = {name: spec for name, spec in arrays.items() if name.startswith(PARAMS)}
         check_same_arrays(array_specs(wanted), stored, str(folder), cast_floats=True)
-        return _rebuild(abstract_params, read_arrays(folder, wanted)), _read_meta(folder)
+        return _rebuild(abstract_params, read_arrays(folder, wanted)), read_meta_file(folder)
 
     def read_meta(self, step: int | None = None) -> CheckpointMeta | None:
         """Returns the metadata of the newest checkpoint that verifies, None if there never was one.
@@ -187,7 +187,7 @@ class CheckpointStore:
         """
         self._join()
         folder = self._selector.choose(step, quarantine=False)
-        return None if folder is None else _read_meta(folder)
+        return None if folder is None else read_meta_file(folder)
 
     def _make_folder(self, temporary: Path) -> None:
         """Makes the folder of a save in process 0; all processes learn whether that worked."""
@@ -285,7 +285,8 @@ def _rebuild(abstract: PyTree, arrays: Mapping[str, jax.Array]) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(abstract), list(arrays.values()))
 
 
-def _read_meta(folder: Path) -> CheckpointMeta:
+def read_meta_file(folder: Path) -> CheckpointMeta:
+    """Returns what a checkpoint's folder says about itself."""
     path = folder / META_FILE
     return CheckpointMeta.from_json(path.read_text(encoding="utf-8"), str(path))
 

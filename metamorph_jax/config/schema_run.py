@@ -314,6 +314,11 @@ class RunConfig:
     checkpoint: CheckpointConfig = CheckpointConfig()
     log_interval_steps: int = 20
 
+    @property
+    def image_geometry(self) -> str:
+        """How images are made square in the last stage; `square` if there is none."""
+        return self.stages[-1].data.image_geometry if self.stages else "square"
+
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
         found = not_positive(self, "log_interval_steps")

@@ -135,13 +135,24 @@ def add_image_tokens(source: str | Path, target: str | Path) -> dict[str, int]:
         raise UserError(f"{target}: the folder is not empty; name a new one")
     if present := tokenizer.names.keys() & set(IMAGE_TOKENS):
         raise UserError(f"{source}: has {', '.join(sorted(present))} already; use it as it is")
-    first = tokenizer.vocab_size
+    return copy_tokenizer(source, target, IMAGE_TOKENS)
+
+
+def copy_tokenizer(
+    source: str | Path, target: str | Path, new_tokens: Sequence[str] = ()
+) -> dict[str, int]:
+    """Copies the files of a tokenizer, with control tokens appended; returns the ids of these.
+
+    Raises:
+        UserError: `source` is no tokenizer folder.
+    """
+    first = load_tokenizer(source).vocab_size
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     new = [
         {"id": first + index, "content": content, **flags, "special": True}
-        for index, content in enumerate(IMAGE_TOKENS)
+        for index, content in enumerate(new_tokens)
     ]
-    _copy_folder(Path(source), target, new)
+    _copy_folder(Path(source), Path(target), new)
     return {token["content"]: token["id"] for token in new}
 
 

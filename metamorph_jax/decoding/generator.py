@@ -148,7 +148,7 @@ class Generator:
             params,
             load_tokenizer(run.tokenizer.path),
             choose_template(run.tokenizer),
-            image_geometry=run.stages[-1].data.image_geometry,
+            image_geometry=run.image_geometry,
             mesh=mesh,
         )
 

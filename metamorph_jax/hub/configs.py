@@ -86,11 +86,15 @@ def find_preset(config: LlamaConfig | VisionConfig) -> str | None:
     changes only how fast it computes.
     """
     table = LLM if isinstance(config, LlamaConfig) else VISION
-    ours = _arithmetic(config)
-    return next((name for name, preset in table.items() if _arithmetic(preset) == ours), None)
+    ours = arithmetic(config)
+    return next((name for name, preset in table.items() if arithmetic(preset) == ours), None)
 
 
-def _arithmetic(config: LlamaConfig | VisionConfig) -> dict[str, Any]:
+def arithmetic(config: LlamaConfig | VisionConfig) -> dict[str, Any]:
+    """Returns the fields that decide what a part computes, by name.
+
+    Vocabulary, longest sequence, what is read of a tower and what changes only speed are left out.
+    """
     free = ("vocab_size", "vocab_multiple", "max_seq_len", "remat", "scan_unroll")
     free += ("feature_layer", "cls_policy", "activation")
     fields = {name: value for name, value in vars(config).items() if name not in free}

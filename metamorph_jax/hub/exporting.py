@@ -20,6 +20,7 @@ from metamorph_jax.hub.layouts import OwnName, to_theirs
 from metamorph_jax.hub.parts import part_tables
 from metamorph_jax.hub.table import LAYER, Row, Table, row_sizes
 from metamorph_jax.hub.tensor_writer import TensorToWrite
+from metamorph_jax.hub.vocabulary import extend_rows
 
 
 class Readable(Protocol):
@@ -34,7 +35,11 @@ class Readable(Protocol):
 
 
 def tensors_to_write(
-    config: ModelConfig, params: Mapping[str, Readable], layout: str, dtype: np.dtype | None
+    config: ModelConfig,
+    params: Mapping[str, Readable],
+    layout: str,
+    dtype: np.dtype | None,
+    vocab_size: int | None = None,
 ) -> dict[str, TensorToWrite]:
     """Returns all tensors of a model by Hugging Face name, vocabulary padding removed.
 
@@ -43,6 +48,8 @@ def tensors_to_write(
         params: by path in our tree.
         layout: of the names, see `layouts.py`.
         dtype: of the tensors; None: each as it is stored.
+        vocab_size: rows of the tables, if there are to be more than the model has; the new ones are
+            the mean of the others.
 
     Raises:
         UserError: the layout has no name for a part, or a parameter is missing.
@@ -57,17 +64,23 @@ def tensors_to_write(
                 name = to_theirs(layout, OwnName(part, own))
                 if name is None:
                     raise UserError(f"layout {layout!r} has no name for {own} of the {part}")
-                tensors[name] = _tensor(table, row, param, layer, dtype)
+                tensors[name] = _tensor(table, row, param, layer, dtype, vocab_size)
     return tensors
 
 
 def _tensor(
-    table: Table, row: Row, param: Readable, layer: int, dtype: np.dtype | None
+    table: Table,
+    row: Row,
+    param: Readable,
+    layer: int,
+    dtype: np.dtype | None,
+    vocab_size: int | None,
 ) -> TensorToWrite:
     """Returns one tensor of theirs, not yet read."""
     theirs, ours = (side.strip() for side in row.layout.split("->"))
     sizes, letters = row_sizes(table, row), ours.split()
     shape, dtype = _shape(theirs, sizes), np.dtype(dtype or param.dtype)
+    num_new = max(0, vocab_size - sizes["V"]) if vocab_size and "V" in sizes else 0
     index = tuple(slice(0, sizes[letter]) for letter in letters)  # without the padding of V
     if LAYER in row.theirs:
         index = (slice(layer, layer + 1), *index)
@@ -77,9 +90,10 @@ def _tensor(
         part = part[0] if LAYER in row.theirs else part
         # Merging axes of a transposed view would copy it, slowly.
         split = " ".join(letter for group in _groups(theirs) for letter in group)
-        return contiguous(einops.rearrange(part, f"{ours} -> {split}")).reshape(shape)
+        tensor = contiguous(einops.rearrange(part, f"{ours} -> {split}")).reshape(shape)
+        return extend_rows(tensor, num_new) if num_new else tensor
 
-    return TensorToWrite(shape, dtype, create)
+    return TensorToWrite((shape[0] + num_new, *shape[1:]), dtype, create)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ checkpoint. Parts that no folder holds begin as those of a new model.
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,8 @@ from metamorph_jax.checkpoints.selection import Selector
 from metamorph_jax.checkpoints.streaming import open_params
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.errors import UserError
-from metamorph_jax.hub.folder import open_folder
+from metamorph_jax.hub.folder import HubFolder, open_folder
+from metamorph_jax.hub.inference import check_same_model
 from metamorph_jax.hub.layouts import TEXT_SIDE
 from metamorph_jax.hub.param_source import part_sources
 from metamorph_jax.hub.parts import part_tables
@@ -82,20 +83,23 @@ def find_sources(
 
     Args:
         config: of the model; parts that it lacks are left out of a folder that has them.
-        folders: each with any of its parts; a part may be in one only.
+        folders: each with any of its parts; of a part that several have, the first is taken.
         on_read: sees what is read.
 
     Raises:
         UserError: a folder cannot be used, or what it holds is not that of `config`; what is wrong
             with all parts is reported together.
     """
+    opened = {Path(path): None if is_run(Path(path)) else open_folder(path) for path in folders}
+    check_same_model(config, [folder for folder in opened.values() if folder is not None])
     owners: dict[str, Path] = {}
     sources: dict[str, Source] = {}
     problems = []
-    for path in map(Path, folders):
-        for part, find in _parts(path, config, on_read).items():
+    for path, folder in opened.items():
+        for part, find in _parts(path, folder, config, on_read).items():
             if part in owners:
-                raise UserError(f"both {owners[part]} and {path} hold a {part}; name one of them")
+                _logger.warning("%s: %s is taken from %s instead", path, part, owners[part])
+                continue
             owners[part] = path
             try:
                 sources |= {f"{part}/{name}": source for name, source in find().items()}
@@ -106,11 +110,18 @@ def find_sources(
     return sources
 
 
-def _parts(path: Path, config: ModelConfig, on_read: NanWatch):
+def is_run(path: Path) -> bool:
+    """Returns whether a folder is one of our own runs or imports."""
+    return (path / CHECKPOINTS).is_dir()
+
+
+def _parts(
+    path: Path, folder: HubFolder | None, config: ModelConfig, on_read: NanWatch
+) -> dict[str, Callable[[], dict[str, Source]]]:
     """Returns, by part, what gives the sources of that part of a folder."""
-    if (path / CHECKPOINTS).is_dir():
-        return _checkpoint_parts(path, np.dtype(config.param_dtype))
-    folder, tables = open_folder(path), part_tables(config)
+    if folder is None:
+        return _run_parts(path, np.dtype(config.param_dtype))
+    tables = part_tables(config)
     for part in folder.parts.keys() - tables.keys():
         _logger.warning("%s holds a %s, which the configured model lacks: left out", path, part)
     return {
@@ -128,7 +139,7 @@ def _parts(path: Path, config: ModelConfig, on_read: NanWatch):
     }
 
 
-def _checkpoint_parts(path: Path, dtype: np.dtype):
+def _run_parts(path: Path, dtype: np.dtype) -> dict[str, Callable[[], dict[str, Source]]]:
     """Returns the same of one of our own runs: its newest checkpoint that verifies."""
     directory, step = find_checkpoints(path, None)
     folder = Selector(directory).choose(step, quarantine=False)

@@ -18,9 +18,9 @@ from metamorph_jax.errors import UserError
 from metamorph_jax.hub.copying import contiguous
 from metamorph_jax.hub.table import LAYER, Row, Table, check_names, row_sizes
 from metamorph_jax.hub.tensor_files import TensorFolder
+from metamorph_jax.hub.vocabulary import mean_row
 
 _MOST_NEW_ROWS = 1024  # of a vocabulary; more is another model
-_BLOCK_ROWS = 4096  # of a table that is read for its mean
 
 Index = tuple[slice, ...]
 
@@ -95,15 +95,8 @@ class ParamSource:
 
     @functools.cached_property
     def _mean_row(self) -> np.ndarray:
-        """The mean of a table's stored rows, in the dtype they are stored in.
-
-        **Source:** MetaMorph: rows of new tokens begin as the mean of the old ones.
-        """
-        table = self.folder.read(self.tensors[0])
-        total = np.zeros(table.shape[1], np.float64)
-        for start in range(0, len(table), _BLOCK_ROWS):
-            total += table[start : start + _BLOCK_ROWS].astype(np.float32).sum(0, dtype=np.float64)
-        return (total / len(table)).astype(table.dtype)
+        """What new rows of a table begin as."""
+        return mean_row(self.folder.read(self.tensors[0]))
 
 
 def part_sources(

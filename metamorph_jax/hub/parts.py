@@ -4,7 +4,7 @@ from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.hub import clip, llama, siglip
 from metamorph_jax.hub.table import Row, Table
 
-_TOWERS = {"siglip": siglip, "clip": clip}
+TOWERS = {"siglip": siglip, "clip": clip}
 _VISION_HEAD_LAYERS = {"linear": 1, "mlp": 2, "mlp2x_gelu": 3}
 
 
@@ -15,7 +15,7 @@ def part_tables(config: ModelConfig) -> dict[str, Table]:
     counterpart in any checkpoint and no table.
     """
     tables = {
-        "vision_tower": _TOWERS[config.vision.family].table(config.vision),
+        "vision_tower": TOWERS[config.vision.family].table(config.vision),
         "connector": connector_table(config),
         "language_model": llama.table(config.llm),
     }

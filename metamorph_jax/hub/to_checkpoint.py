@@ -3,6 +3,7 @@
 A run can begin from it (`model.init_from`) and `generate` can answer with it.
 """
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +18,19 @@ from metamorph_jax.checkpoints.naming import tree_fingerprint
 from metamorph_jax.checkpoints.streaming import write_params
 from metamorph_jax.config.loading import to_dict
 from metamorph_jax.config.schema_model import ModelConfig
-from metamorph_jax.config.schema_run import RunConfig
-from metamorph_jax.hub.folder import CONFIG_FILE, open_folder
+from metamorph_jax.config.schema_run import RunConfig, TokenizerConfig
+from metamorph_jax.data.tokenizer import IMAGE_TOKENS, Tokenizer, copy_tokenizer, load_tokenizer
+from metamorph_jax.errors import UserError
+from metamorph_jax.hub.folder import open_folder
 from metamorph_jax.hub.importing import (
     ArraySource,
     NanWatch,
     Source,
     find_sources,
+    is_run,
     unused_tensors,
 )
+from metamorph_jax.hub.inference import infer_model
 from metamorph_jax.hub.tensor_files import TensorFolder
 from metamorph_jax.hub.tensor_writer import TensorToWrite, write_file
 from metamorph_jax.models.init import abstract_params, init_some
@@ -59,6 +64,41 @@ def import_checkpoint(
     checkpoint = write_params(out / CHECKPOINTS, sources, _meta(run), on_written, unused)
     watch.warn()
     return checkpoint
+
+
+def infer_run(folders: Sequence[Path], out: Path) -> RunConfig:
+    """Returns a recipe without stages for what folders hold, with the tokenizer copied to `out`.
+
+    A decoder and a tower become a MetaMorph, whose two image tokens are added if they are missing.
+
+    Raises:
+        UserError: the folders are no model together, or there is no tokenizer in them.
+    """
+    opened = [open_folder(folder) for folder in folders]
+    speaker = next((folder for folder in opened if "language_model" in folder.parts), None)
+    if speaker is None:
+        raise UserError(f"{folders[0]}: no decoder is in it; name its folder with --llm")
+    tokenizer = load_tokenizer(speaker.path)
+    lacks = speaker.layout == "decoder" and tokenizer.special.image_start is None
+    new_tokens = IMAGE_TOKENS if lacks else ()
+    model = infer_model(opened, len(new_tokens))
+    target = out / "tokenizer"
+    copy_tokenizer(speaker.path, target, new_tokens)
+    settings = TokenizerConfig(
+        path=str(target),
+        template=_usual_template(tokenizer, model),
+        image_tokens=None if model.vision_head == "none" else True,
+    )
+    names = tuple(str(folder) for folder in folders)
+    model = dataclasses.replace(model, init_from=names)
+    return RunConfig(name=out.name, model=model, tokenizer=settings, stages=())
+
+
+def _usual_template(tokenizer: Tokenizer, model: ModelConfig) -> str:
+    """Returns the template that models with such control tokens are asked in."""
+    if "<|start_header_id|>" in tokenizer.names:
+        return "llama3" if model.vision_head == "none" else "metamorph_llama3"
+    return "qwen" if "<|im_start|>" in tokenizer.names else "v1"
 
 
 def num_bytes(model: ModelConfig) -> int:
@@ -97,8 +137,8 @@ def _write_unused(model: ModelConfig, folders: Sequence[Path], checkpoint: Path)
     """Keeps what the model has no use for beside it, so that an export can have it again."""
     tensors: dict[str, TensorToWrite] = {}
     for path in folders:
-        if not (path / CONFIG_FILE).is_file():
-            continue  # one of our own checkpoints
+        if is_run(path):
+            continue
         folder = open_folder(path)
         for own, name in unused_tensors(model, folder.parts).items():
             tensors[own] = _copy(folder.tensors, name)

@@ -11,16 +11,25 @@ from metamorph_jax.errors import UserError
 from metamorph_jax.typing import Float
 
 _INPUT = "model.embed_tokens.weight"
+_BLOCK_ROWS = 4096  # a mean takes no more memory than that, as float32
 _TABLES = (_INPUT, "lm_head.weight")
 
 
-def extend_rows(table: Float[np.ndarray, "V D"], num_new: int) -> Float[np.ndarray, "V2 D"]:
-    """Returns the table with `num_new` rows appended, each the mean of the old rows.
+def mean_row(table: Float[np.ndarray, "V D"]) -> Float[np.ndarray, "D"]:
+    """Returns the mean of a table's rows in its dtype; the table may be mapped from a file.
 
-    **Source:** MetaMorph `model/metamorph_arch.py`.
+    **Source:** MetaMorph `model/metamorph_arch.py`: new tokens begin there.
     """
-    mean = table.astype(np.float32).mean(axis=0, keepdims=True).astype(table.dtype)
-    return np.concatenate([table, np.repeat(mean, num_new, axis=0)])
+    total = np.zeros(table.shape[1], np.float64)
+    for start in range(0, len(table), _BLOCK_ROWS):
+        block = table[start : start + _BLOCK_ROWS].astype(np.float32)
+        total += block.sum(0, dtype=np.float64)
+    return (total / len(table)).astype(table.dtype)
+
+
+def extend_rows(table: Float[np.ndarray, "V D"], num_new: int) -> Float[np.ndarray, "V2 D"]:
+    """Returns the table with `num_new` rows appended, each the mean of the old rows."""
+    return np.concatenate([table, np.repeat(mean_row(table)[None], num_new, axis=0)])
 
 
 def extend_vocab(tensors: Mapping[str, np.ndarray], vocab_size: int) -> dict[str, np.ndarray]:
