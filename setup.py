@@ -28,7 +28,8 @@ CORE = [
     "tokenizers",
     "transformers>=5.0",
 ]
-VISUALIZER = ["diffusers>=0.42", "torch>=2.13"]  # the only PyTorch in the project
+VISUALIZER = ["diffusers>=0.42", "torch>=2.13"]  # training needs no PyTorch
+EXPORT = ["torch>=2.13"]  # to run exported classes from here; writing them does not need it
 REPORT = ["matplotlib", "scikit-learn", "scipy"]
 DEV = ["beartype", "hypothesis", "pytest", "pytest-xdist", "ruff"]
 
@@ -41,6 +42,7 @@ setup(
     install_requires=CORE,
     extras_require={
         "visualizer": VISUALIZER,
+        "export": EXPORT,
         "report": REPORT,
         "dev": DEV,
         "all": VISUALIZER + REPORT + DEV,

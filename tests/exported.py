@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
 
 from metamorph_jax.config.schema_model import ModelConfig
@@ -14,6 +15,7 @@ from metamorph_jax.hub.metamorph import to_hf
 from metamorph_jax.typing import PyTree
 
 auto.register()  # else transformers asks whether to trust the folder's own code
+torch.set_num_threads(1)  # models this small only wait for other threads
 
 
 def write_export(

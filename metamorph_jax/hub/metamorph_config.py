@@ -4,9 +4,11 @@ The class that reads it is in `remote/configuration_metamorph.py`. Rotary parame
 the old spelling, which every release of transformers reads, and read in both.
 """
 
+import dataclasses
 import re
 from typing import Any, NamedTuple
 
+from metamorph_jax.config.build import build_dataclass
 from metamorph_jax.config.schema_model import (
     LlamaConfig,
     ModelConfig,
@@ -182,10 +184,8 @@ def metamorph_model_config(fields: dict[str, Any]) -> ModelConfig:
         config = _model_config(fields)
     except KeyError as error:
         raise UserError(f"config.json lacks {error.args[0]!r}, which MetaMorph needs") from None
-    parts = (config, config.llm, config.llm.rope_scaling, config.vision, config.visual_tokens)
-    if problems := [problem for part in parts for problem in part.problems()]:
-        raise UserError("config.json: " + "; ".join(problems))
-    return config
+    # Types and choices are checked as those of a recipe are.
+    return build_dataclass(ModelConfig, dataclasses.asdict(config), "config.json, read as model")
 
 
 def _model_config(fields: dict[str, Any]) -> ModelConfig:

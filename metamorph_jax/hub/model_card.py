@@ -20,8 +20,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 folder = "."  # this folder
-model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+options = {"trust_remote_code": True}  # its own classes, in the files *_metamorph.py
+model = AutoModelForImageTextToText.from_pretrained(folder, **options)
+processor = AutoProcessor.from_pretrained(folder, **options)
 question = [{"role": "user", "content": [{"type": "text", "text": "What do you see?"}]}]
 inputs = processor.apply_chat_template(
     question, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
@@ -29,12 +30,16 @@ inputs = processor.apply_chat_template(
 answer = model.generate(**inputs, max_new_tokens=16)
 print(processor.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 """
-_LLAVA = _METAMORPH.replace(", trust_remote_code=True", "")
+_LLAVA = "".join(
+    line.replace(", **options", "")
+    for line in _METAMORPH.splitlines(keepends=True)
+    if not line.startswith("options")
+)
 _INTRODUCTIONS = {
     "MetaMorphForConditionalGeneration": (
         "Reads images and text, answers in text and in visual tokens (`generate_multimodal`), "
         "which a diffusion model paints. With metamorph_jax installed, "
-        "`metamorph_jax.hub.auto.register()` replaces `trust_remote_code=True`."
+        "`metamorph_jax.hub.auto.register()` replaces trusting the code in this folder."
     ),
     "LlavaForConditionalGeneration": "Reads images and text, answers in text.",
 }

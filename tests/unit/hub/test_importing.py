@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import ml_dtypes
@@ -17,10 +18,11 @@ from metamorph_jax.hub import metamorph
 from metamorph_jax.hub.exporting import tensors_to_write
 from metamorph_jax.hub.importing import ArraySource, NanWatch, find_sources, is_finite
 from metamorph_jax.hub.tensor_files import TensorFolder
-from metamorph_jax.hub.tensor_writer import TensorToWrite, write_folder
+from metamorph_jax.hub.tensor_writer import write_folder
 from metamorph_jax.hub.to_checkpoint import import_checkpoint
 from metamorph_jax.models.init import abstract_params, init_params
 from metamorph_jax.trees import flatten
+from tests.hub_folders import write_model, write_parts
 from tests.model_helpers import random_params
 from tests.tiny import tiny_model
 
@@ -28,12 +30,8 @@ MODEL = tiny_model()
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
-def write(folder, tensors, **options):
-    folder.mkdir(exist_ok=True)
-    lazy = {n: TensorToWrite(v.shape, v.dtype, lambda v=v: v) for n, v in tensors.items()}
-    write_folder(folder, lazy, **options)
-    (folder / "config.json").write_text("{}")
-    return folder
+def write(folder, tensors, layout="native", **options):
+    return write_model(folder, MODEL, tensors, layout, **options)
 
 
 def whole(source):
@@ -52,13 +50,13 @@ def test_there_and_back_is_byte_identical(tmp_path, layout, dtype):
         name: value.astype(dtype)
         for name, value in metamorph.to_hf(random_params(MODEL), MODEL, layout).items()
     }
-    source = write(tmp_path / "hf", tensors, max_shard_bytes=5000)
+    source = write(tmp_path / "hf", tensors, layout, max_shard_bytes=5000)
     checkpoint = import_checkpoint(run(model), [source], tmp_path / "run")
     verify(checkpoint)
     again = tmp_path / "again"
     again.mkdir()
     write_folder(again, tensors_to_write(model, open_params(checkpoint), layout, None))
-    (again / "config.json").write_text("{}")
+    shutil.copy(source / "config.json", again)
     found = TensorFolder(again)
     assert found.specs.keys() == tensors.keys()
     for name, value in tensors.items():
@@ -108,12 +106,7 @@ def test_a_vocabulary_of_another_model(tmp_path, vocab_size):
 
 def test_parts_from_several_folders_and_new_ones(tmp_path):
     tensors = metamorph.to_hf(random_params(MODEL), MODEL)
-    parts = metamorph.split_parts(tensors)
-    tower = {f"vision_model.{n}": v for n, v in parts["vision_tower"].items()}
-    folders = [
-        write(tmp_path / "llm", parts["language_model"]),
-        write(tmp_path / "vision", tower | {"text_model.final_layer_norm.bias": np.ones(3, "f4")}),
-    ]
+    folders = write_parts(tmp_path, MODEL, random_params(MODEL))
     checkpoint = import_checkpoint(run(), folders, tmp_path / "run")
     params, meta = CheckpointStore(tmp_path / "run" / "checkpoints").restore_params(
         abstract_params(MODEL)
@@ -124,9 +117,34 @@ def test_parts_from_several_folders_and_new_ones(tmp_path):
     for name, value in flatten(params).items():
         is_new = name.startswith(("connector", "vision_head"))
         np.testing.assert_array_equal(value, (fresh if is_new else wanted)[name], err_msg=name)
-    assert not (checkpoint / "unused.safetensors").exists()  # a text side is not kept
-    with pytest.raises(UserError, match=r"both .*llm and .*llm hold a language_model"):
-        find_sources(MODEL, [folders[0], folders[0]], NanWatch())
+    assert not (checkpoint / "unused.safetensors").exists()
+
+
+def test_of_a_part_that_two_folders_hold_the_first_is_taken(tmp_path, caplog):
+    decoder, _ = write_parts(tmp_path, MODEL, random_params(MODEL, seed=1))
+    model = write(tmp_path / "hf", metamorph.to_hf(random_params(MODEL), MODEL))
+    sources = find_sources(MODEL, [decoder, model], NanWatch())
+    assert "language_model is taken from" in caplog.text and "decoder instead" in caplog.text
+    wanted = random_params(MODEL, seed=1)["language_model"]["final_norm"]["scale"]
+    np.testing.assert_array_equal(whole(sources["language_model/final_norm/scale"]), wanted)
+    wanted = random_params(MODEL)["connector"]["layers_0"]["bias"]
+    np.testing.assert_array_equal(whole(sources["connector/layers_0/bias"]), wanted)
+
+
+def test_a_recipe_of_another_model(tmp_path):
+    folder = write(tmp_path / "hf", metamorph.to_hf(random_params(MODEL), MODEL))
+    llm = dataclasses.replace(MODEL.llm, rope_theta=5e5, norm_eps=1e-6)
+    vision = dataclasses.replace(MODEL.vision, num_heads=4)
+    other = dataclasses.replace(MODEL, llm=llm, vision=vision)
+    with pytest.raises(UserError) as error:
+        find_sources(other, [folder], NanWatch())
+    message = str(error.value)
+    assert f"model.llm.rope_theta is 500000.0 in the recipe, 10000.0 in {folder}" in message
+    assert "model.llm.norm_eps is 1e-06 in the recipe, 1e-05" in message
+    # A tower's heads stand in its own config.json, which this folder does not have.
+    decoder, tower = write_parts(tmp_path, MODEL, random_params(MODEL))
+    with pytest.raises(UserError, match=r"model.vision.num_heads is 4 in the recipe, 2 in .*tower"):
+        find_sources(dataclasses.replace(MODEL, vision=vision), [decoder, tower], NanWatch())
 
 
 def test_our_own_checkpoint_is_a_folder_too(tmp_path):
