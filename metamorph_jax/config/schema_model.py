@@ -210,6 +210,7 @@ class ModelConfig:
         param_dtype: of the master parameters.
         contrastive_dim: width of the shared image/text space of the `contrastive` objective; None:
             the model has no contrastive head.
+        image_newline: the model has a learned vector that ends each line of an `anyres` image.
     """
 
     llm: LlamaConfig
@@ -220,6 +221,7 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     contrastive_dim: int | None = None
+    image_newline: bool = False
 
     @property
     def visual_dim(self) -> int:
