@@ -21,8 +21,9 @@ _TOWERS = {"siglip": siglip, "clip": clip}
 _VISION_HEAD_LAYERS = {"linear": 1, "mlp": 2, "mlp2x_gelu": 3}
 _TOWER_PREFIX = "vision_tower.vision_model."
 
-# Leftovers that the released model stores and never uses.
-_IGNORED = re.compile(r"(model\.)?(vision_proj|temperature_in|codebook|image_newline)(\..*)?")
+# Leftovers that the released model stores and never uses; the newline, unless the model has one.
+_IGNORED = re.compile(r"(model\.)?(vision_proj|temperature_in|codebook)(\..*)?")
+_NEWLINE = "image_newline"
 
 
 def _mlp_table(part: str, widths: tuple[int, ...]) -> Table:
@@ -52,6 +53,12 @@ def vision_head_table(config: ModelConfig) -> Table:
     return _mlp_table("vision_head", widths)
 
 
+def newline_table(config: ModelConfig) -> Table:
+    """Returns the table of `image_newline`, of models that have it."""
+    rows = [Row(_NEWLINE, _NEWLINE, "D -> D")]
+    return Table(rows=rows, sizes={"D": config.llm.embed_dim}, num_layers=0)
+
+
 def from_hf(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> PyTree:
     """Returns the parameters of all parts.
 
@@ -70,6 +77,9 @@ def from_hf(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> PyTree:
         "language_model": lambda part: llama.from_hf(part, config.llm),
         "vision_head": lambda part: read_tensors(vision_head_table(config), part, "vision_head"),
     }
+    if config.image_newline:
+        table = newline_table(config)
+        readers[_NEWLINE] = lambda part: read_tensors(table, part, _NEWLINE)[_NEWLINE]
     parts, params, problems = split_parts(tensors), {}, []
     for name, read in readers.items():
         try:
@@ -89,7 +99,9 @@ def to_hf(params: PyTree, config: ModelConfig) -> dict[str, np.ndarray]:
         config: of the model.
     """
     tower = _TOWERS[config.vision.family].to_hf(params["vision_tower"], config.vision)
+    newline = write_tensors(newline_table(config), params) if config.image_newline else {}
     return {
+        **newline,
         **llama.to_hf(params["language_model"], config.llm),
         **write_tensors(connector_table(config), params["connector"]),
         **write_tensors(vision_head_table(config), params["vision_head"]),
@@ -108,6 +120,7 @@ def split_parts(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.nda
         "connector": {},
         "language_model": {},
         "vision_head": {},
+        _NEWLINE: {},
     }
     for name, value in tensors.items():
         if not _IGNORED.fullmatch(name):
@@ -123,7 +136,7 @@ def _cast(tree: PyTree, dtype: np.dtype) -> PyTree:
 
 
 def _part_of(name: str) -> tuple[str, str]:
-    bare = re.sub(r"^model\.(?=mm_projector|vision_head|vision_tower)", "", name)
+    bare = re.sub(r"^model\.(?=mm_projector|vision_head|vision_tower|image_newline)", "", name)
     bare = re.sub(r"^(vision_tower\.)+", "vision_tower.", bare)
     if bare.startswith("vision_tower."):
         return "vision_tower", bare.removeprefix(_TOWER_PREFIX).removeprefix("vision_tower.")
@@ -131,4 +144,6 @@ def _part_of(name: str) -> tuple[str, str]:
         return "connector", bare
     if bare.startswith("vision_head."):
         return "vision_head", bare
+    if bare == _NEWLINE:
+        return _NEWLINE, bare
     return "language_model", name

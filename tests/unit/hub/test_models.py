@@ -25,6 +25,7 @@ CONFIGS = {
     "wide": dataclasses.replace(
         BASE, visual_tokens=VisualTokensConfig(reduction="concat_interpolation", num_tokens=4)
     ),
+    "newline": dataclasses.replace(BASE, image_newline=True),
     "no blocks": dataclasses.replace(
         BASE, vision=dataclasses.replace(BASE.vision, feature_layer=0)
     ),
@@ -71,6 +72,7 @@ def test_names_of_released_checkpoints():
         for name, value in released.items()
     }
     released["model.vision_proj.weight"] = np.ones((3, 3))
+    released["model.image_newline"] = np.ones(16)
     released["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(2)
     prefix = "model.vision_tower.vision_tower.vision_model."
     released[f"{prefix}post_layernorm.weight"] = np.ones(8)
@@ -127,6 +129,19 @@ def test_parameters_come_in_param_dtype():
     config = dataclasses.replace(BASE, param_dtype="bfloat16")
     params = metamorph.from_hf(tensors, config)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+
+
+def test_newline_of_a_model_that_has_one():
+    config = CONFIGS["newline"]
+    tensors = metamorph.to_hf(random_params(config), config)
+    renamed = {
+        name if name != "image_newline" else f"model.{name}": tensors[name] for name in tensors
+    }
+    newline = metamorph.from_hf(renamed, config)["image_newline"]
+    np.testing.assert_array_equal(newline, tensors["image_newline"])
+    del renamed["model.image_newline"]
+    with pytest.raises(UserError, match="1 missing: image_newline"):
+        metamorph.from_hf(renamed, config)
 
 
 def test_unknown_tensor():
