@@ -55,7 +55,7 @@ def vision_head_table(config: ModelConfig) -> Table:
 
 def newline_table(config: ModelConfig) -> Table:
     """Returns the table of `image_newline`, of models that have it."""
-    rows = [Row(_NEWLINE, _NEWLINE, "D -> D")]
+    rows = [Row("embedding", _NEWLINE, "D -> D")]
     return Table(rows=rows, sizes={"D": config.llm.embed_dim}, num_layers=0)
 
 
@@ -79,7 +79,7 @@ def from_hf(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> PyTree:
     }
     if config.image_newline:
         table = newline_table(config)
-        readers[_NEWLINE] = lambda part: read_tensors(table, part, _NEWLINE)[_NEWLINE]
+        readers[_NEWLINE] = lambda part: read_tensors(table, part, _NEWLINE)
     parts, params, problems = split_parts(tensors), {}, []
     for name, read in readers.items():
         try:
@@ -99,7 +99,9 @@ def to_hf(params: PyTree, config: ModelConfig) -> dict[str, np.ndarray]:
         config: of the model.
     """
     tower = _TOWERS[config.vision.family].to_hf(params["vision_tower"], config.vision)
-    newline = write_tensors(newline_table(config), params) if config.image_newline else {}
+    newline = {}
+    if config.image_newline:
+        newline = write_tensors(newline_table(config), params["image_newline"])
     return {
         **newline,
         **llama.to_hf(params["language_model"], config.llm),

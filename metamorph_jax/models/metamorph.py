@@ -21,6 +21,7 @@ from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.models.cache import KVCache
 from metamorph_jax.models.connector import create_connector
 from metamorph_jax.models.contrastive import ContrastiveHead, ContrastiveOutput
+from metamorph_jax.models.layers import Vector
 from metamorph_jax.models.llama import Llama
 from metamorph_jax.models.vision_head import create_vision_head
 from metamorph_jax.models.vit import VisionTower
@@ -75,10 +76,9 @@ class MetaMorph(nn.Module):
         if cfg.contrastive_dim is not None:
             self.contrastive = ContrastiveHead(cfg, *types)
         if cfg.image_newline:
-            # Source: LLaVA `llava_arch.py`, initialize_vision_modules.
-            init = nn.initializers.normal(cfg.llm.embed_dim**-0.5)
-            boxed = nn.with_logical_partitioning(init, ("embed",))
-            self.image_newline = self.param("image_newline", boxed, (cfg.llm.embed_dim,), types[1])
+            width = cfg.llm.embed_dim
+            # Deviation: LLaVA `llava_arch.py`, initialize_vision_modules.
+            self.image_newline = Vector(width, "embed", *types, stddev=width**-0.5)
 
     def __call__(self, batch: Batch) -> MetaMorphOutput:
         """Returns hidden states and features of packed rows.
@@ -136,8 +136,7 @@ class MetaMorph(nn.Module):
         chosen = mix_tokens(table, *mixture) if mixture else gather_tokens(table, visual_index)
         text = self.language_model.embed(tokens)
         if self.config.image_newline:
-            newline = self.image_newline.astype(text.dtype)
-            text = jnp.where((visual_index == NEWLINE)[:, :, None], newline, text)
+            text = jnp.where((visual_index == NEWLINE)[:, :, None], self.image_newline(), text)
         return jnp.where((visual_index >= 0)[:, :, None], chosen.astype(text.dtype), text)
 
     def decode(

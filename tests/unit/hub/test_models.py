@@ -137,7 +137,7 @@ def test_newline_of_a_model_that_has_one():
     renamed = {
         name if name != "image_newline" else f"model.{name}": tensors[name] for name in tensors
     }
-    newline = metamorph.from_hf(renamed, config)["image_newline"]
+    newline = metamorph.from_hf(renamed, config)["image_newline"]["embedding"]
     np.testing.assert_array_equal(newline, tensors["image_newline"])
     del renamed["model.image_newline"]
     with pytest.raises(UserError, match="1 missing: image_newline"):

@@ -127,8 +127,8 @@ def test_values_follow_their_rules():
     np.testing.assert_allclose(scale, math.log(10), rtol=tolerances.FLOAT32_REORDERED)
     assert params["contrastive/logit_bias"] == -5
     # Sixteen draws of deviation 1 / sqrt(16), as LLaVA has it.
-    assert 0.1 < np.std(params["image_newline"]) < 0.5
-    assert flat(logical_axes(config))["image_newline"] == ("embed",)
+    assert 0.1 < np.std(params["image_newline/embedding"]) < 0.5
+    assert flat(logical_axes(config))["image_newline/embedding"] == ("embed",)
     blocks = np.asarray(params["language_model/blocks/mlp/up/kernel"])
     assert np.abs(blocks[0] - blocks[1]).max() > 0.01  # every block has numbers of its own
 

@@ -138,7 +138,7 @@ def test_newlines_and_mixtures_sit_where_the_index_says():
         for position, index in enumerate(batch["visual_index"][row]):
             expected = table[batch["tokens"][row, position]]
             if index == -2:
-                expected = params["image_newline"]
+                expected = params["image_newline"]["embedding"]
             elif index >= 0:
                 expected = weights[row, position] @ flat[row, sources[row, position]]
             np.testing.assert_allclose(
@@ -156,4 +156,4 @@ def test_the_newline_is_a_vector_of_its_own():
         return jnp.sum(hidden[:, 5] ** 2)
 
     grads = quick_jit(jax.grad(total))(random_params(NEWLINE_CONFIG))
-    assert np.abs(grads["image_newline"]).max() > 0
+    assert np.abs(grads["image_newline"]["embedding"]).max() > 0
