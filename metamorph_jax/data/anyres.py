@@ -11,6 +11,7 @@ tests/parity/test_anyres.py), and it keeps no newline-free merge and no cap.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -122,7 +123,7 @@ class AnyresPlan:
         base, end = np.zeros(len(self.base), np.bool_), np.ones(int(self.end_break), np.bool_)
         return np.concatenate([base, lines.ravel(), end])
 
-    @property
+    @functools.cached_property
     def mixture(self) -> tuple[Int[np.ndarray, "n 4"], Float[np.ndarray, "n 4"]]:
         """The four patches that each token is mixed of, and their weights.
 

@@ -41,6 +41,7 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it
     8: Image.Transpose.ROTATE_90,
 }
 _LYING = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}  # width and height change places
+_PNG_ORIENTATIONS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # where Pillow looks
 _T = TypeVar("_T")
 
 # Pillow only warns of up to twice its own limit, which lies above ours.
@@ -201,12 +202,13 @@ def decode(data: bytes, name: str) -> Image.Image:
 def upright_size(data: bytes, name: str) -> tuple[int, int]:
     """Returns (width, height) of what `decode` returns of the same bytes, and raises alike.
 
-    Pixels are decoded only where the orientation may stand behind them, which is in PNG files.
+    Pixels are decoded only where an orientation may stand behind them, which is in some PNG files.
     """
 
     def size(image: Image.Image) -> tuple[int, int]:
         width, height = image.size
-        return (height, width) if _turn(image) in _LYING else (width, height)
+        may_turn = image.format != "PNG" or any(mark in data for mark in _PNG_ORIENTATIONS)
+        return (height, width) if may_turn and _turn(image) in _LYING else (width, height)
 
     return _open(data, name, size)
 

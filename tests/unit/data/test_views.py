@@ -186,6 +186,19 @@ def test_sizes_are_those_of_the_upright_image(tmp_path, suffix, orientation, siz
     assert loader.image_size(Crop(f"a.{suffix}", (10, 5, 99, 15)), "f:1") == (size[0] - 10, 10)
 
 
+def test_an_orientation_behind_the_pixels_is_seen(tmp_path):
+    write_picture(tmp_path, "a.png", (30, 20), 6)
+    data, chunks = (tmp_path / "a.png").read_bytes(), []
+    while 8 + sum(map(len, chunks)) < len(data):
+        begin = 8 + sum(map(len, chunks))
+        chunks.append(data[begin : begin + 12 + int.from_bytes(data[begin : begin + 4], "big")])
+    chunks.insert(-1, chunks.pop(next(i for i, c in enumerate(chunks) if c[4:8] == b"eXIf")))
+    assert [chunk[4:8] for chunk in chunks[-3:]] == [b"IDAT", b"eXIf", b"IEND"]
+    (tmp_path / "a.png").write_bytes(data[:8] + b"".join(chunks))
+    loader = ImageLoader(str(tmp_path), TILE, "anyres")
+    assert loader.image_size("a.png", "f:1") == (20, 30)
+
+
 @pytest.mark.parametrize("content", [b"", b"no image", None])
 def test_size_of_no_image(tmp_path, content):
     if content is not None:
