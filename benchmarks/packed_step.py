@@ -65,6 +65,7 @@ def make_samples(count: int, max_seq_len: int, seed: int = 0) -> list[Example]:
                 tokens=np.where(visual_index < 0, random.integers(0, VOCAB_SIZE, length), 0),
                 supervised=supervised & (visual_index < 0),
                 visual_index=visual_index,
+                image_index=visual_index // TOKENS_PER_IMAGE,
                 images=(f"{number}.png",) * images,
                 image_is_answer=(number % 4 == 0,) * images,
                 where=f"mix:{number}",

@@ -153,22 +153,28 @@ def _from_recipe(
     from metamorph_jax.data.lint.survey import StageToSurvey
     from metamorph_jax.data.templates import check_template, choose_template
     from metamorph_jax.data.tokenizer import load_tokenizer
+    from metamorph_jax.data.views import view_layout
     from metamorph_jax.ops.normalize import PIXEL_STATISTICS
 
     config = load_recipe(flags.config, overrides)
     tokenizer = load_tokenizer(config.tokenizer.path)
     template = choose_template(config.tokenizer)
     check_template(template, tokenizer)
-    writing = Writing(tokenizer, template, config.model.visual_tokens.num_tokens)
-    family = config.model.vision.family
+    num_visual_tokens = config.model.visual_tokens.num_tokens
+    family, image_size = config.model.vision.family, config.model.vision.image_size
     mean, _ = PIXEL_STATISTICS[family]
     stages = [
         StageToSurvey(
             name=stage.name,
             objective=stage.objective,
             data=stage.data,
-            writing=writing,
-            image_size=config.model.vision.image_size,
+            writing=Writing(
+                tokenizer,
+                template,
+                num_visual_tokens,
+                view_layout(stage.data, image_size, num_visual_tokens),
+            ),
+            image_size=image_size,
             processor=family,
             pad_color=pad_color(mean),
             global_batch_size=stage.global_batch_size,

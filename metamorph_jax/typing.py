@@ -19,6 +19,8 @@ from jaxtyping import Bool, Float, Int, Integer, Shaped
 Array = Any  # numpy on the host, jax.Array inside jit: annotations name the shape, not the library
 PyTree = Any
 
+TEXT, NEWLINE = -1, -2  # in `Batch.visual_index`, beside the numbers of visual tokens
+
 __all__ = ["Array", "Batch", "Bool", "CaptionBatch", "Float", "Int", "Integer", "PyTree", "Shaped"]
 
 
@@ -35,9 +37,13 @@ class Batch(TypedDict):
         loss_mask: True where the text loss is taken.
         segment_ids: 1, 2, ... per packed example; 0 is padding.
         positions: restart at 0 in every segment.
-        visual_index: the row's visual token (image * P + token) that sits here, -1: none.
+        visual_index: the row's visual token (image * P + token) that sits here, -1: none, -2: the
+            learned newline. An image that is shown as several views is as many images.
         visual_target: which of them the hidden state here must predict, -1: none.
         images: uint8 pixels; unused slots are zero.
+        visual_sources: only of `anyres_max` images; the four visual tokens that the one here is
+            mixed of, -1: none.
+        visual_weights: with `visual_sources`; how much of each.
         features: instead of `images`, what the frozen encoder made of them: float32, or bfloat16
             if the model computes in that; unused slots are zero.
     """
@@ -49,6 +55,8 @@ class Batch(TypedDict):
     positions: Int[Array, "B T"]
     visual_index: Int[Array, "B T"]
     visual_target: Int[Array, "B T"]
+    visual_sources: NotRequired[Int[Array, "B T 4"]]
+    visual_weights: NotRequired[Float[Array, "B T 4"]]
     images: NotRequired[Shaped[Array, "B I height width 3"]]
     features: NotRequired[Float[Array, "B I P E"]]
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from metamorph_jax.data.images import ImageLoader
+from metamorph_jax.data.media import Tile
 from metamorph_jax.data.records import parse_record
 from metamorph_jax.data.rows import build_rows, pixel_slots
 from metamorph_jax.data.small_tokenizer import train_tokenizer
@@ -65,3 +67,11 @@ def one_row(examples, images, *, image_size: int, **sizes: int) -> dict[str, np.
     """Returns the arrays of one row; see `build_rows`."""
     rows = build_rows([(examples, images)], pixel_slots(image_size), **sizes)
     return {name: array[0] for name, array in rows.items()}
+
+
+def anyres_views(image: Image.Image, resolution, size: int, processor="siglip") -> np.ndarray:
+    """Returns the views of an image, as the loader of an `anyres` recipe makes them."""
+    loader = ImageLoader("", size, "anyres", processor=processor)
+    num_tiles = (resolution[0] // size) * (resolution[1] // size)
+    tiles = [Tile("a.png", resolution, number) for number in range(num_tiles)]
+    return np.stack(loader.fit_all(["a.png", *tiles], image, "f:1: image 'a.png'"))

@@ -227,6 +227,7 @@ class ModelConfig:
         init_from: folders whose weights a new run begins with: Hugging Face ones of a decoder, a
             tower or a whole model, or those of our own checkpoints. Each part may be in one of
             them; parts in none begin at random.
+        image_newline: the model has a learned vector that ends each line of an `anyres` image.
     """
 
     llm: LlamaConfig
@@ -238,6 +239,7 @@ class ModelConfig:
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     contrastive_dim: int | None = None
     init_from: tuple[str, ...] = ()
+    image_newline: bool = False
 
     @property
     def visual_dim(self) -> int:

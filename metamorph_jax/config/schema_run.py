@@ -1,15 +1,17 @@
 """What a run is made of: stages, each with data, objective, trained parameters and optimiser.
 
-The model's own part of the schema is in `schema_model.py`.
+The model's own part of the schema is in `schema_model.py`, that of the data in `schema_data.py`.
 """
 
 import dataclasses
 from typing import Literal
 
+from metamorph_jax.config.schema_data import DataConfig as DataConfig
+from metamorph_jax.config.schema_data import Kind as Kind
+from metamorph_jax.config.schema_data import SourceConfig as SourceConfig
 from metamorph_jax.config.schema_model import ModelConfig, negative, not_positive
 
 _TOWER = "vision_tower"  # its name in the tree of parameters
-_MAX_WEIGHT = 1000.0  # the plan of an epoch names each example that often
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,89 +44,6 @@ class TokenizerConfig:
         "jinja",
     ] = "metamorph_llama3"
     image_tokens: bool | None = None
-
-
-Kind = Literal[
-    "conversation",
-    "image_qa",
-    "video_qa",
-    "text_to_image",
-    "pure_video",
-    "visual_thinking",
-    "image_to_image",
-]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """Records of one format and one kind; docs/formats.md shows each.
-
-    Attributes:
-        path: `.json` (a list), `.jsonl`, `.parquet`, `.tar` (WebDataset), `.array_record` (a file,
-            or a pattern with `*` for shards), `tfds:NAME/SPLIT`, or `shapes:KIND/SPLIT`.
-        kind: what is made of a record: `conversation` takes its turns as they are; the six others
-            are MetaMorph's, and also take raw records (a caption, a video, boxes).
-        image_root: folder that the records' media paths are relative to, and may not leave; empty:
-            the folder of the file.
-        weight: how often this source is drawn relative to its size; 2 shows it twice an epoch.
-        max_count: at most this many of its records, a random choice; None: all.
-        response_format: LLaVA-1.5's request for a form of answer, put behind the first question.
-        thinking_image: `visual_thinking` only; the answer shows a `crop` of the region, or the
-            whole image with `boxes` drawn.
-    """
-
-    path: str
-    kind: Kind = "conversation"
-    image_root: str = ""
-    weight: float = 1.0
-    max_count: int | None = None
-    response_format: Literal["none", "short_answer", "option_letter", "caption", "region"] = "none"
-    thinking_image: Literal["crop", "boxes"] = "crop"
-
-    def problems(self) -> list[str]:
-        """Returns what does not fit together, one sentence each."""
-        found = not_positive(self, "weight", "max_count")
-        if not found and self.weight > _MAX_WEIGHT:
-            found.append(f"weight={self.weight} must be at most {_MAX_WEIGHT:g}")
-        return found
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Sources and the shape of the rows they are packed into.
-
-    Attributes:
-        max_seq_len: T, tokens per row.
-        max_images: I, images per row.
-        packing: several examples per row (segments never see each other); False: one.
-        image_geometry: `square` leaves an image of another shape to the tower's processor (SigLIP's
-            squashes it, CLIP's cuts its middle out), `pad` pads to a centred square of the mean
-            colour first.
-        features: folder that `cache_features` wrote; its features are read instead of pixels, for
-            stages that leave the tower as it is. Empty: images are encoded as they come.
-        max_bad_fraction: of each source's records; more bad ones than this stop the run. Fewer are
-            listed in quarantine.jsonl and take part with weight zero.
-        num_workers: grain processes that read images and tokenise; 0 uses threads in this process.
-        prefetch_batches: batches prepared ahead.
-    """
-
-    sources: tuple[SourceConfig, ...]
-    max_seq_len: int = 4096
-    max_images: int = 16
-    packing: bool = True
-    image_geometry: Literal["square", "pad"] = "square"
-    features: str = ""
-    max_bad_fraction: float = 0.001
-    num_workers: int = 0
-    prefetch_batches: int = 2
-
-    def problems(self) -> list[str]:
-        """Returns what does not fit together, one sentence each."""
-        found = [] if self.sources else ["sources is empty; name at least one data file"]
-        found += not_positive(self, "max_seq_len")
-        if not 0 <= self.max_bad_fraction <= 1:
-            found.append(f"max_bad_fraction={self.max_bad_fraction} must be from 0 to 1")
-        return found + negative(self, "max_images", "num_workers", "prefetch_batches")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,6 +159,11 @@ class StageConfig:
                 f"data.features={self.data.features!r}, but a contrastive stage, or one that "
                 "trains the vision tower, reads pixels: leave it empty"
             )
+        if self.objective == "contrastive" and self.data.is_anyres:
+            found.append(
+                f"data.image_geometry={self.data.image_geometry!r}, but a contrastive stage "
+                "compares captions with whole images: set it to 'square' or 'pad'"
+            )
         return found
 
     @property
@@ -315,9 +239,9 @@ class RunConfig:
     log_interval_steps: int = 20
 
     @property
-    def image_geometry(self) -> str:
-        """How images are made square in the last stage; `square` if there is none."""
-        return self.stages[-1].data.image_geometry if self.stages else "square"
+    def last_data(self) -> DataConfig:
+        """The data of the last stage, or the default: how images are shown."""
+        return self.stages[-1].data if self.stages else DataConfig(sources=())
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
@@ -341,6 +265,11 @@ class RunConfig:
                     )
             if stage.objective == "vpit":
                 found += _beyond_model(stage, self.model)
+            if data.is_anyres:
+                found += [
+                    f"stages.{stage.name}.data.image_geometry={data.image_geometry!r}, but {why}"
+                    for why in _no_anyres(self.model)
+                ]
             if stage.loss.visual == "softmax" and tokens.softmax_temperature is None:
                 found.append(
                     f"stages.{stage.name}.loss.visual is 'softmax', but "
@@ -362,5 +291,18 @@ def _beyond_model(stage: StageConfig, model: ModelConfig) -> list[str]:
         found.append(
             f"{where}.loss.visual_weight={stage.loss.visual_weight}, but model.vision_head is "
             "'none', so that no visual token is predicted: set it to 0, or give the model a head"
+        )
+    return found
+
+
+def _no_anyres(model: ModelConfig) -> list[str]:
+    """Returns why a model cannot read views of images, one half of a sentence each."""
+    found, num_tokens = [], model.visual_tokens.num_tokens
+    if not model.image_newline:
+        found.append("the model has no newline vector: set model.image_newline=True")
+    if round(num_tokens**0.5) ** 2 != num_tokens:
+        found.append(
+            f"model.visual_tokens.num_tokens={num_tokens} is no square of patches: set it to one "
+            "(CLIP: without the class token, vision.cls_policy='patch')"
         )
     return found

@@ -1,7 +1,8 @@
 """How an image of any resolution becomes several views, and their patches one sequence of tokens.
 
 Integers only: which resolution, where the picture sits on it, which patches of which view follow
-one another and where a line ends. `geometry.py` cuts the pixels; the model gathers by the plan.
+one another and where a line ends. `geometry.py` cuts the pixels, `views.py` writes the plan into
+examples, and the model gathers by it.
 
 **Source** of every rule: LLaVA-NeXT (`process_anyres_image`, `unpad_image`, `prepare_inputs_labels
 _for_multimodal`). Hugging Face's `llava_next` differs: it rounds to seven decimals where the
@@ -10,19 +11,19 @@ tests/parity/test_anyres.py), and it keeps no newline-free merge and no cap.
 """
 
 import dataclasses
+import functools
 import math
-import re
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
+from metamorph_jax.config.schema_data import parse_grids
 from metamorph_jax.errors import UserError
 from metamorph_jax.typing import Bool, Float, Int
 
 Size = tuple[int, int]  # (width, height)
 Merge = Literal["spatial_unpad", "spatial", "flat"]
-_INTERVAL = re.compile(r"\s*\((\d+)x(\d+)\)\s*,\s*\.\.\.\s*,\s*\((\d+)x(\d+)\)\s*")
 _SHRINK_ABOVE = 1.1  # a map that is longer than its cap by less than this factor is left alone
 
 
@@ -30,25 +31,14 @@ def parse_pinpoints(spec: str | Sequence[Sequence[int]], tile: int) -> tuple[Siz
     """Returns the resolutions to choose from, as (width, height) in pixels.
 
     Args:
-        spec: a list of [width, height], or "(1x1),...,(6x6)": all grids of 1 to 6 by 1 to 6 tiles.
+        spec: a list of [width, height], or grids of tiles as a recipe writes them.
         tile: side of a view, in pixels.
 
     Raises:
-        UserError: the text is no such interval, or a resolution is no multiple of the tile.
+        UserError: the text names no grids, or a resolution is no multiple of the tile.
     """
     if isinstance(spec, str):
-        match = _INTERVAL.fullmatch(spec)
-        columns, rows, last_columns, last_rows = map(int, match.groups()) if match else (0,) * 4
-        if not (0 < columns <= last_columns and 0 < rows <= last_rows):
-            raise UserError(
-                f"pinpoints {spec!r} are no range of grids; write them like '(1x1),...,(6x6)', or "
-                "as a list of [width, height]"
-            )
-        found = [
-            (column * tile, row * tile)
-            for column in range(columns, last_columns + 1)
-            for row in range(rows, last_rows + 1)
-        ]
+        found = [(columns * tile, rows * tile) for columns, rows in parse_grids(spec)]
     else:
         found = [(int(width), int(height)) for width, height in spec]
     bad = [size for size in found if min(size) < tile or size[0] % tile or size[1] % tile]
@@ -133,18 +123,26 @@ class AnyresPlan:
         base, end = np.zeros(len(self.base), np.bool_), np.ones(int(self.end_break), np.bool_)
         return np.concatenate([base, lines.ravel(), end])
 
+    @functools.cached_property
+    def mixture(self) -> tuple[Int[np.ndarray, "n 4"], Float[np.ndarray, "n 4"]]:
+        """The four patches that each token is mixed of, and their weights.
+
+        Where the map is not resized, the first is all of it. -1 and 0: newline.
+        """
+        sources, weights = (part.reshape(-1, 4) for part in bilinear(self.map.shape, self.map_hw))
+        alone = np.broadcast_to(np.eye(4)[0], (len(self.base), 4))
+        patches = np.repeat(self.base[:, None], 4, axis=1)
+        found = np.full((self.num_tokens, 4), -1, np.int64), np.zeros((self.num_tokens, 4))
+        found[0][~self.is_newline] = np.concatenate([patches, self.map.ravel()[sources]])
+        found[1][~self.is_newline] = np.concatenate([alone, weights])
+        return found
+
     @property
     def index(self) -> Int[np.ndarray, "n"]:
-        """The patch that each token is, -1: newline.
-
-        Raises:
-            ValueError: the map is resized, so that a token is a mixture of patches.
-        """
-        if self.resized:
-            raise ValueError("tokens of a resized map are mixtures of patches; see merge_views")
-        index = np.full(self.num_tokens, -1, np.int64)
-        index[~self.is_newline] = np.concatenate([self.base, self.map.ravel()])
-        return index
+        """The patch that each token is or, on a resized map, mostly is; -1: newline."""
+        sources, weights = self.mixture
+        nearest = np.argmax(weights, axis=1)[:, None]
+        return np.take_along_axis(sources, nearest, axis=1)[:, 0]
 
 
 def anyres_plan(
@@ -240,29 +238,48 @@ def merge_views(
         plan: of the image.
     """
     patches = features.reshape(-1, features.shape[-1])
-    lines = patches[plan.map]
-    if plan.resized:
-        lines = resize_map(lines, *plan.map_hw)
-    tokens = np.empty((plan.num_tokens, features.shape[-1]), features.dtype)
+    tokens = _mix(patches, *plan.mixture)
     tokens[plan.is_newline] = newline
-    rest = np.concatenate([patches[plan.base], lines.reshape(-1, features.shape[-1])])
-    tokens[~plan.is_newline] = rest
     return tokens
 
 
 def resize_map(
     features: Float[np.ndarray, "h w E"], height: int, width: int
 ) -> Float[np.ndarray, "height width E"]:
-    """Returns a feature map at another size.
+    """Returns a feature map at another size, see `bilinear`."""
+    patches = features.reshape(-1, features.shape[-1])
+    return _mix(patches, *bilinear(features.shape[:2], (height, width)))
+
+
+def bilinear(
+    old_hw: tuple[int, int], new_hw: tuple[int, int]
+) -> tuple[Int[np.ndarray, "height width 4"], Float[np.ndarray, "height width 4"]]:
+    """Returns of which four entries of a map each entry of a resized one is mixed, and how.
+
+    The entries are numbered row by row. At the same size, the first is all of it.
 
     **Source:** torch `F.interpolate(mode="bilinear", align_corners=False)`: no antialiasing.
     """
-    for axis, size in ((0, height), (1, width)):
-        old = features.shape[axis]
-        positions = np.maximum((np.arange(size) + 0.5) * (old / size) - 0.5, 0.0)
-        below = np.floor(positions).astype(np.int64)
-        above = np.minimum(below + 1, old - 1)
-        weight = np.expand_dims((positions - below).astype(features.dtype), (1 - axis, 2))
-        low, high = np.take(features, below, axis), np.take(features, above, axis)
-        features = low + (high - low) * weight
-    return features
+    (above, below, down), (left, right, across) = map(_neighbours, old_hw, new_hw)
+    rows, columns = np.stack([above, below], axis=1), np.stack([left, right], axis=1)
+    sources = rows[:, None, :, None] * old_hw[1] + columns[None, :, None, :]
+    row_weights, column_weights = (np.stack([1 - w, w], axis=1) for w in (down, across))
+    weights = row_weights[:, None, :, None] * column_weights[None, :, None, :]
+    return sources.reshape(*new_hw, 4), weights.reshape(*new_hw, 4)
+
+
+def _neighbours(
+    old: int, new: int
+) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """Returns the entries around each of `new` places along an axis, and the second's weight."""
+    positions = np.maximum((np.arange(new) + 0.5) * (old / max(new, 1)) - 0.5, 0.0)
+    before = np.floor(positions).astype(np.int64)
+    return before, np.minimum(before + 1, old - 1), positions - before
+
+
+def _mix(
+    patches: Float[np.ndarray, "M E"],
+    sources: Int[np.ndarray, "*n 4"],
+    weights: Float[np.ndarray, "*n 4"],
+) -> Float[np.ndarray, "*n E"]:
+    return np.einsum("...ke,...k->...e", patches[sources], weights.astype(patches.dtype))

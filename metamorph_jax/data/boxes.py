@@ -32,7 +32,7 @@ def crop(image: Image.Image, box: Box, name: str) -> Image.Image:
     Raises:
         BadSample: the box is empty or outside the image (`malformed_record`).
     """
-    return image.crop(_clipped(image, box, name))
+    return image.crop(clipped(image.size, box, name))
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[NamedBox], name: str) -> Image.Image:
@@ -48,7 +48,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[NamedBox], name: str) -> Imag
     pixels = max(_MIN_FONT_PIXELS, round(min(image.size) * _FONT_FRACTION))
     font = ImageFont.load_default(pixels)
     for named in boxes:
-        left, top, right, bottom = _clipped(image, named.box, name)
+        left, top, right, bottom = clipped(image.size, named.box, name)
         # The last pixel of a rectangle belongs to it.
         draw.rectangle((left, top, right - 1, bottom - 1), outline=COLOR, width=LINE_WIDTH)
         text = " ".join(named.name.split())[:_MAX_NAME_CHARACTERS]
@@ -58,15 +58,16 @@ def draw_boxes(image: Image.Image, boxes: Sequence[NamedBox], name: str) -> Imag
     return image
 
 
-def _clipped(image: Image.Image, box: Box, name: str) -> tuple[int, int, int, int]:
-    """Returns the whole pixels of a box that lie in the image."""
+def clipped(size: tuple[int, int], box: Box, name: str) -> tuple[int, int, int, int]:
+    """Returns the whole pixels of a box that lie in an image of (width, height), see `crop`."""
+    width, height = size
     if all(map(math.isfinite, box)):
         left, top, right, bottom = map(round, box)
-        inside = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+        inside = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
         if inside[0] < inside[2] and inside[1] < inside[3]:
             return inside
     raise BadSample(
         "malformed_record",
-        f"{name}: the box {list(box)} holds no pixel of its {image.width}x{image.height}; expected "
+        f"{name}: the box {list(box)} holds no pixel of its {width}x{height}; expected "
         "[left, top, right, bottom] with left < right and top < bottom, inside the image",
     )

@@ -1,7 +1,7 @@
 """What rows are planned from: length, images and supervision of every example, measured once.
 
 Measuring reads and renders everything; a table is therefore kept beside the run and read again
-when the run goes on. Images are not opened.
+when the run goes on. Images are not opened, except for their sizes where views depend on them.
 """
 
 import dataclasses

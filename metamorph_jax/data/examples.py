@@ -1,10 +1,12 @@
 """The training examples of a stage by number, each read and rendered when it is asked for.
 
 Nothing is kept: a record is read from its source, made into a conversation (`kinds/`), rendered
-(`templates`) and cut to a row. `example_table.py` measures all of them once, so that rows can be
-planned without reading anything again.
+(`templates`), its images spread over views if the recipe says so (`views.py`), and cut to a row.
+`example_table.py` measures all of them once, so that rows can be planned without reading anything
+again.
 """
 
+import functools
 import hashlib
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ from metamorph_jax.data.templates import Example, render_example
 from metamorph_jax.data.templates.rendering import AnyTemplate
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.data.video import VideoInfo, probe_video
+from metamorph_jax.data.views import ViewLayout, expand_images
 from metamorph_jax.typing import Int
 
 
@@ -135,6 +138,7 @@ class Examples:
         tokenizer: of the texts.
         template: how conversations are written.
         num_visual_tokens: P.
+        layout: of images that are shown as several views; None: none is.
     """
 
     def __init__(
@@ -145,10 +149,11 @@ class Examples:
         tokenizer: Tokenizer,
         template: AnyTemplate,
         num_visual_tokens: int,
+        layout: ViewLayout | None = None,
     ):
         self.records, self.loaders = records, loaders
         self._data, self._tokenizer, self._template = data, tokenizer, template
-        self._num_visual_tokens = num_visual_tokens
+        self._num_visual_tokens, self._layout = num_visual_tokens, layout
 
     def __len__(self) -> int:
         return len(self.records)
@@ -164,6 +169,8 @@ class Examples:
         example = render_example(
             conversation, self._template, self._tokenizer, self._num_visual_tokens
         )
+        size_of = functools.partial(loader.image_size, where=example.where)
+        example = expand_images(example, self._layout, size_of)
         cut = cut_example(example, data.max_seq_len, data.max_images)
         if not (cut.supervised.any() or any(cut.image_is_answer)):
             raise BadSample("nothing_to_learn", _nothing_to_learn(cut, cut is not example))
@@ -174,6 +181,7 @@ class Examples:
         """A hash of everything that reaches the model, except the pixels."""
         data = self._data
         shape = (data.max_seq_len, data.max_images, self._num_visual_tokens)
+        shape += () if self._layout is None else (self._layout,)
         parts = (self.records.fingerprint, self._tokenizer.fingerprint, repr(self._template), shape)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 

@@ -16,7 +16,7 @@ from metamorph_jax.data.faults import BadSample
 from metamorph_jax.data.feature_store import FeatureStore
 from metamorph_jax.data.image_files import shown
 from metamorph_jax.data.images import ImageLoader
-from metamorph_jax.data.media import Boxed, Crop, ImageBytes, Media, VideoFrame, media_key
+from metamorph_jax.data.media import Boxed, Crop, ImageBytes, Media, Tile, VideoFrame, media_key
 from metamorph_jax.errors import UserError
 from metamorph_jax.typing import Shaped
 
@@ -55,7 +55,7 @@ def _by_content(media: Media, loader: ImageLoader, where: str) -> Media:
     if isinstance(media, VideoFrame):
         real = loader.resolve_video(media.video, where)
         return dataclasses.replace(media, video=_hash_file(real, *_state(real)))
-    if isinstance(media, Crop | Boxed):
+    if isinstance(media, Crop | Boxed | Tile):
         return dataclasses.replace(media, image=_by_content(media.image, loader, where))
     real = loader.resolve(media, where)
     return _hash_file(real, *_state(real))

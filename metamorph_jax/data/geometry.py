@@ -24,9 +24,7 @@ _MAX_PADDED_SIDE = 8000
 _BICUBIC_REACH = 3.0  # pixels that a tap may be away, one more than the filter's two
 
 Processor = Literal["siglip", "clip"]
-Kind = Literal["square", "pad"]
 Pixels = Integer[np.ndarray, "size size 3"]
-Views = Integer[np.ndarray, "num_views size size 3"]
 
 
 def pad_color(mean: tuple[float, float, float]) -> tuple[int, int, int]:
@@ -41,7 +39,7 @@ def pad_color(mean: tuple[float, float, float]) -> tuple[int, int, int]:
 def fit_image(
     image: Image.Image,
     size: int,
-    kind: Kind = "square",
+    kind: str = "square",
     processor: Processor = "siglip",
     pad_color: tuple[int, int, int] = GREY,
 ) -> Pixels:
@@ -52,13 +50,16 @@ def fit_image(
         size: side of the result, in pixels.
         kind: `square` leaves an image of another shape to the processor; `pad` first makes it
             square with borders of `pad_color` (Cambrian's `pad`, which resizes the square to the
-            tower's size before its processor does, gives the same).
+            tower's size before its processor does, gives the same); the `anyres` kinds squash it,
+            whatever the processor: it is the small copy beside the tiles.
         processor: what the processor of the tower's family does with an image that is not square:
             `siglip` squashes it, `clip` cuts its middle out.
         pad_color: RGB colour of the borders.
     """
     if kind == "pad":
         image = pad_to_square(image, pad_color)
+    elif kind.startswith("anyres"):
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
     return _process(image, size, processor)
 
 
@@ -80,30 +81,28 @@ def pad_to_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Imag
     return square
 
 
-def anyres_views(
-    image: Image.Image, resolution: tuple[int, int], size: int, processor: Processor = "siglip"
-) -> Views:
-    """Returns the views of an image: all of it, squashed, then the tiles of a large copy.
+def anyres_canvas(image: Image.Image, resolution: tuple[int, int]) -> Image.Image:
+    """Returns the large copy of an image that is cut into tiles, black where its shape is another.
 
     Args:
         image: RGB.
-        resolution: (width, height) of the large copy, multiples of `size`; see
-            `anyres.select_resolution`. Where its shape is not the image's, it has black borders.
-        size: side of a view, in pixels.
-        processor: of the tower's family; views are square, so that both do the same.
+        resolution: (width, height) of the copy, see `anyres.select_resolution`.
 
-    **Source:** LLaVA-NeXT's `process_anyres_image`; tiles are in reading order.
+    **Source:** LLaVA-NeXT's `process_anyres_image`.
     """
-    width, height = resolution
     left, top, right, bottom = content_box(image.size, resolution)
     canvas = Image.new("RGB", resolution)
     if right > left and bottom > top:
         resized = image.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
         canvas.paste(resized, (left, top))
-    views = [image.resize((size, size), Image.Resampling.BICUBIC)]
-    for y in range(0, height, size):
-        views += [canvas.crop((x, y, x + size, y + size)) for x in range(0, width, size)]
-    return np.stack([_process(view, size, processor) for view in views])
+    return canvas
+
+
+def cut_tile(canvas: Image.Image, number: int, size: int) -> Pixels:
+    """Returns a tile of a large copy, `size` pixels a side, by its number in reading order."""
+    row, column = divmod(number, canvas.width // size)
+    left, top = column * size, row * size
+    return np.array(canvas.crop((left, top, left + size, top + size)))
 
 
 def _process(image: Image.Image, size: int, processor: Processor) -> Pixels:

@@ -15,7 +15,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -40,6 +40,9 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LYING = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}  # width and height change places
+_PNG_ORIENTATIONS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # where Pillow looks
+_T = TypeVar("_T")
 
 # Pillow only warns of up to twice its own limit, which lies above ours.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -189,6 +192,30 @@ def decode(data: bytes, name: str) -> Image.Image:
             `MAX_PIXELS` or `MAX_SIDE`, or its texts would unpack to more than Pillow allows.
     """
 
+    def picture(image: Image.Image) -> Image.Image:
+        image.load()
+        return to_rgb(_turn_upright(image))
+
+    return _open(data, name, picture)
+
+
+def upright_size(data: bytes, name: str) -> tuple[int, int]:
+    """Returns (width, height) of what `decode` returns of the same bytes, and raises alike.
+
+    Pixels are decoded only where an orientation may stand behind them, which is in some PNG files.
+    """
+
+    def size(image: Image.Image) -> tuple[int, int]:
+        width, height = image.size
+        may_turn = image.format != "PNG" or any(mark in data for mark in _PNG_ORIENTATIONS)
+        return (height, width) if may_turn and _turn(image) in _LYING else (width, height)
+
+    return _open(data, name, size)
+
+
+def _open(data: bytes, name: str, use: Callable[[Image.Image], _T]) -> _T:
+    """Returns what `use` makes of an image that is opened, but not decoded; see `decode`."""
+
     def bad(reason: Reason, text: str) -> BadSample:
         return BadSample(reason, f"{name} {text}", content_hash(data))
 
@@ -207,8 +234,7 @@ def decode(data: bytes, name: str) -> Image.Image:
                     f"has {width}x{height} pixels; at most {MAX_SIDE:,} a side are decoded; "
                     "make it smaller",
                 )
-            image.load()
-            return to_rgb(_turn_upright(image))
+            return use(image)
     except (BadSample, MemoryError):  # a machine without memory says nothing about the image
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -231,13 +257,17 @@ def decode(data: bytes, name: str) -> Image.Image:
         ) from None
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
-    """Returns an image as the camera's orientation tag says; a damaged tag says nothing."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Returns what the camera's orientation tag asks for; a damaged tag says nothing."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except Exception:
-        return image
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+        return None
+    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
 
 

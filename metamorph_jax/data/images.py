@@ -1,12 +1,13 @@
 """A medium of a record -> uint8 pixels of the tower's size.
 
-Files, bytes in the row, frames of videos, crops, and images with boxes drawn on them (`media.py`)
-all come out alike. `image_files.py` opens what holds them, `geometry.py` makes them the tower's
-size. Normalisation with mean and standard deviation happens in the model, so that pixels travel as
-bytes.
+Files, bytes in the row, frames of videos, crops, images with boxes drawn on them, and tiles
+(`media.py`) all come out alike. `image_files.py` opens what holds them, `geometry.py` makes them
+the tower's size. Normalisation with mean and standard deviation happens in the model, so that
+pixels travel as bytes.
 """
 
 import collections
+import functools
 import os
 import threading
 from collections.abc import Sequence
@@ -15,9 +16,26 @@ from typing import Any
 from PIL import Image
 
 from metamorph_jax.data import image_files
-from metamorph_jax.data.boxes import crop, draw_boxes
-from metamorph_jax.data.geometry import GREY, Kind, Pixels, Processor, fit_image, pad_color
-from metamorph_jax.data.media import Boxed, Crop, ImageBytes, Media, VideoFrame, media_key
+from metamorph_jax.data.boxes import clipped, crop, draw_boxes
+from metamorph_jax.data.geometry import (
+    GREY,
+    Pixels,
+    Processor,
+    anyres_canvas,
+    cut_tile,
+    fit_image,
+    pad_color,
+)
+from metamorph_jax.data.media import (
+    Boxed,
+    Crop,
+    ImageBytes,
+    Media,
+    Tile,
+    VideoFrame,
+    media_key,
+    whole,
+)
 
 __all__ = ["GREY", "ImageLoader", "Pixels", "pad_color"]
 _CACHE_BYTES = 128 * 2**20
@@ -30,7 +48,7 @@ class ImageLoader:
     Attributes:
         root: folder that paths are relative to and may not leave.
         size: side of the square result, in pixels.
-        geometry: `square` or `pad`, see `geometry.fit_image`.
+        geometry: `square`, `pad` or `anyres...`, see `geometry.fit_image`.
         pad_color: RGB colour of the padding.
         processor: family of the tower, which decides what `square` does; see `geometry.fit_image`.
     """
@@ -39,7 +57,7 @@ class ImageLoader:
         self,
         root: str,
         size: int,
-        geometry: Kind = "square",
+        geometry: str = "square",
         pad_color: tuple[int, int, int] = GREY,
         processor: Processor = "siglip",
     ):
@@ -85,7 +103,7 @@ class ImageLoader:
         missing = {key: media for key, media in zip(keys, medias, strict=True) if key not in found}
         groups: dict[_Key, dict[_Key, Media]] = {}
         for key, media in missing.items():
-            groups.setdefault(_key(_whole(media)), {})[key] = media
+            groups.setdefault(_key(whole(media)), {})[key] = media
         for group in groups.values():
             for key, pixels in zip(group, self._open(list(group.values()), where), strict=True):
                 found[key] = self._keep(key, pixels)
@@ -107,10 +125,49 @@ class ImageLoader:
 
             real = self.resolve_video(first.video, where)
             return read_frames(real, [frame.seconds for frame in group], where, self.fit)
-        base = _whole(first)
+        base = whole(first)
         name = f"{where}: image {image_files.shown(base)}"
         image = image_files.decode(self.read_bytes(base, where), name)
-        return [self.fit(_part(media, image, name)) for media in group]
+        return self.fit_all(group, image, name)
+
+    def fit_all(self, medias: Sequence[Media], image: Image.Image, name: str) -> list[Pixels]:
+        """Returns the pixels of media that are all of one image, which is open.
+
+        Args:
+            medias: the image itself, parts of it, tiles of it or of its parts.
+            image: RGB.
+            name: what messages begin with: FILE:LINE and the image.
+
+        Raises:
+            BadSample: a part lies outside the image.
+        """
+        part = functools.cache(lambda media: _part(media, image, name))
+        canvas = functools.cache(lambda media, size: anyres_canvas(part(media), size))
+
+        def pixels(media: Media) -> Pixels:
+            if isinstance(media, Tile):
+                return cut_tile(canvas(media.image, media.resolution), media.number, self.size)
+            return self.fit(part(media))
+
+        return [pixels(media) for media in medias]
+
+    def image_size(self, media: Media, where: str) -> tuple[int, int]:
+        """Returns (width, height) of an upright image, or of a part of one, in its own pixels.
+
+        Args:
+            media: no frame of a video, and no tile.
+            where: FILE:LINE of the record, for messages.
+
+        Raises:
+            BadSample: it cannot be opened; names FILE:LINE and it.
+        """
+        base = whole(media)
+        name = f"{where}: image {image_files.shown(base)}"
+        size = image_files.upright_size(self.read_bytes(base, where), name)
+        if not isinstance(media, Crop):
+            return size
+        left, top, right, bottom = clipped(size, media.box, name)
+        return right - left, bottom - top
 
     def read_bytes(self, media: str | ImageBytes, where: str) -> bytes:
         """Returns the encoded image as it is stored, for hashing.
@@ -150,13 +207,6 @@ class ImageLoader:
 def _key(media: Media) -> _Key:
     # With the type: a path may be spelled like the key of another kind of medium.
     return type(media), media_key(media)
-
-
-def _whole(media: Media) -> str | ImageBytes | VideoFrame:
-    """Returns what has to be opened for a medium: its image, or for all frames of a video, one."""
-    if isinstance(media, Crop | Boxed):
-        return media.image
-    return VideoFrame(media.video, 0.0) if isinstance(media, VideoFrame) else media
 
 
 def _part(media: Media, image: Image.Image, name: str) -> Image.Image:

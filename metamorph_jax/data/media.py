@@ -1,4 +1,4 @@
-"""What an image of a record is: a file, bytes in the row, a frame of a video, or a part of these.
+"""What an image is: a file, bytes in the row, a frame of a video, or a part or a tile of these.
 
 Names only; nothing is opened here. `images.py` turns them into pixels. All are hashable, and two
 that are equal have the same pixels.
@@ -80,8 +80,27 @@ class Boxed:
         return f"{self.image} with {len(self.boxes)} boxes drawn"
 
 
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """One tile of a large copy of an image, a view beside the image itself; no record names one.
+
+    Attributes:
+        image: of which it is a tile.
+        resolution: (width, height) of the copy, in pixels.
+        number: of the tile, in reading order.
+    """
+
+    image: "str | ImageBytes | Crop | Boxed"
+    resolution: tuple[int, int]
+    number: int
+
+    def __str__(self) -> str:
+        width, height = self.resolution
+        return f"tile {self.number} of {self.image} at {width}x{height}"
+
+
 # A plain string is a path, as written in the record.
-Media = str | ImageBytes | VideoFrame | Crop | Boxed
+Media = str | ImageBytes | VideoFrame | Crop | Boxed | Tile
 
 
 def media_key(media: Media) -> str:
@@ -94,4 +113,13 @@ def media_key(media: Media) -> str:
         return f"{media_key(media.image)}#crop{media.box!r}"
     if isinstance(media, Boxed):
         return f"{media_key(media.image)}#boxes{media.boxes!r}"
+    if isinstance(media, Tile):
+        return f"{media_key(media.image)}#tile{media.number} of {media.resolution!r}"
     return media
+
+
+def whole(media: Media) -> str | ImageBytes | VideoFrame:
+    """Returns what has to be opened for a medium: its image, or for all frames of a video, one."""
+    if isinstance(media, Crop | Boxed | Tile):
+        return whole(media.image)
+    return VideoFrame(media.video, 0.0) if isinstance(media, VideoFrame) else media

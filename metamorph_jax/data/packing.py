@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metamorph_jax.data.keyed_random import random_order
-from metamorph_jax.data.templates import Example
+from metamorph_jax.data.templates import Example, Mixture
 from metamorph_jax.typing import Int, Integer
 
 WINDOW = 32  # examples that wait at once: more packs tighter, fewer keeps closer to random order
@@ -200,29 +200,28 @@ def cut_example(
     Args:
         example: of any length.
         max_seq_len: T, positions of a row.
-        max_images: I, images of a row.
+        max_images: I, images of a row; an image of several views is as many.
         keep_dangling_start: keep the image-start of the dropped image, as the reference does.
 
     **Source:** golden case I; metamorph.md section 1.7, rule 6.
     """
-    total = len(example.images)
-    first_token = np.flatnonzero(example.visual_index >= 0)
-    per_image = len(first_token) // total if total else 0
-    begins = first_token[:: per_image or 1]
-    end, kept = min(len(example), max_seq_len), total
-    for image, begin in enumerate(begins.tolist()):
-        if begin + per_image > max_seq_len or image >= max_images:
+    belongs, begins, lengths = np.unique(example.image_index, return_index=True, return_counts=True)
+    end, kept = min(len(example), max_seq_len), len(example.images)
+    last = [*belongs[1:], kept]  # of several views, the first of the next image
+    for image, behind, begin, length in zip(belongs, last, begins, lengths, strict=True):
+        if image >= 0 and (begin + length > max_seq_len or behind > max_images):
             dropped = int(example.announced and not keep_dangling_start)
-            end, kept = min(end, begin - dropped), image
+            end, kept = min(end, int(begin) - dropped), int(image)
             break
     if end == len(example):
         return example
-    return Example(
+    return dataclasses.replace(
+        example,
         tokens=example.tokens[:end],
         supervised=example.supervised[:end],
         visual_index=example.visual_index[:end],
+        image_index=example.image_index[:end],
         images=example.images[:kept],
         image_is_answer=example.image_is_answer[:kept],
-        where=example.where,
-        announced=example.announced,
+        mixture=example.mixture and Mixture(*(part[:end] for part in example.mixture)),
     )

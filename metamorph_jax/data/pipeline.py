@@ -34,6 +34,7 @@ from metamorph_jax.data.sources import find_files
 from metamorph_jax.data.templates import Example
 from metamorph_jax.data.templates.rendering import AnyTemplate
 from metamorph_jax.data.tokenizer import Tokenizer
+from metamorph_jax.data.views import view_layout
 from metamorph_jax.errors import UserError
 from metamorph_jax.typing import Batch
 
@@ -86,14 +87,10 @@ class TrainingData:
         check_sources(data)
         records = Records(data, self._key)
         self._loaders = image_loaders(data, image_size, pad_color, processor)
-        self._read = self._loaders
-        self._slots = pixel_slots(image_size)
-        if data.features:
-            store = FeatureStore(data.features)
-            self._read = [FeatureLoader(store, loader) for loader in self._loaders]
-            self._slots = Slots("features", store.shape, store.dtype)
+        self._read, self._slots = _what_rows_hold(data, self._loaders, image_size)
+        self._layout = view_layout(data, image_size, num_visual_tokens)
         self._examples = Examples(
-            records, self._loaders, data, tokenizer, template, num_visual_tokens
+            records, self._loaders, data, tokenizer, template, num_visual_tokens, self._layout
         )
         self.table = load_or_measure(
             self._examples, folder, data.num_workers, on_progress, look_again=start_step == 0
@@ -180,6 +177,7 @@ class TrainingData:
             max_seq_len=self.data.max_seq_len,
             max_images=self.data.max_images,
             num_visual_tokens=self.num_visual_tokens,
+            has_mixtures=self._layout is not None and self._layout.has_mixtures,
         )
         return Built(batch, findings)
 
@@ -251,6 +249,17 @@ class TrainingData:
             BadSample: it cannot be made.
         """
         return self._examples[index].example
+
+
+def _what_rows_hold(
+    data: DataConfig, loaders: list[ImageLoader], image_size: int
+) -> tuple[list[ImageLoader] | list[FeatureLoader], Slots]:
+    """Returns what reads the images of each source, and what an image of a row is."""
+    if not data.features:
+        return loaders, pixel_slots(image_size)
+    store = FeatureStore(data.features)
+    readers = [FeatureLoader(store, loader) for loader in loaders]
+    return readers, Slots("features", store.shape, store.dtype)
 
 
 def check_sources(data: DataConfig) -> None:

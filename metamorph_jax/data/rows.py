@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metamorph_jax.data.templates import Example
-from metamorph_jax.typing import Array
+from metamorph_jax.typing import Array, Int
 
 Rows = dict[str, Array]  # the keys and shapes of Batch
 Filled = tuple[Sequence[Example], Sequence[Array]]
@@ -42,6 +42,7 @@ def build_rows(
     max_seq_len: int,
     max_images: int,
     num_visual_tokens: int,
+    has_mixtures: bool = False,
 ) -> Rows:
     """Returns a batch of rows.
 
@@ -52,8 +53,9 @@ def build_rows(
         max_seq_len: T, positions of a row.
         max_images: I, image slots of a row; unused ones are zero.
         num_visual_tokens: P, visual tokens of an image.
+        has_mixtures: whether rows say what each visual token is mixed of.
     """
-    rows = empty_rows(len(filled), max_seq_len, max_images, slots)
+    rows = empty_rows(len(filled), max_seq_len, max_images, slots, has_mixtures)
     for index, (examples, images) in enumerate(filled):
         row = {name: array[index] for name, array in rows.items()}
         offset = first_visual = 0
@@ -73,8 +75,7 @@ def _write_segment(
     length = len(example)
     here = slice(offset, offset + length)
     before = slice(offset, offset + length - 1)  # positions whose successor is in the segment
-    is_visual = example.visual_index >= 0
-    visual_index = np.where(is_visual, example.visual_index + first_visual, -1)
+    visual_index = _counted_from(first_visual, example.visual_index)
     row["tokens"][here] = example.tokens
     row["segment_ids"][here] = segment
     row["positions"][here] = np.arange(length)
@@ -82,6 +83,14 @@ def _write_segment(
     row["loss_mask"][before] = example.supervised[1:]
     row["targets"][before] = np.where(example.supervised, example.tokens, 0)[1:]
     row["visual_target"][before] = np.where(example.visual_is_answer, visual_index, -1)[1:]
+    if "visual_sources" in row:
+        row["visual_sources"][here] = _counted_from(first_visual, example.sources.sources)
+        row["visual_weights"][here] = example.sources.weights
+
+
+def _counted_from(first: int, index: Int[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
+    """Returns numbers of visual tokens with `first` others before them; what is none stays."""
+    return np.where(index >= 0, index + first, index)
 
 
 def blank_example(length: int) -> Example:
@@ -90,13 +99,16 @@ def blank_example(length: int) -> Example:
         tokens=np.zeros(length, np.int32),
         supervised=np.zeros(length, np.bool_),
         visual_index=np.full(length, -1, np.int32),
+        image_index=np.full(length, -1, np.int32),
         images=(),
         image_is_answer=(),
         where="",
     )
 
 
-def empty_rows(num_rows: int, max_seq_len: int, max_images: int, slots: Slots) -> Rows:
+def empty_rows(
+    num_rows: int, max_seq_len: int, max_images: int, slots: Slots, has_mixtures: bool = False
+) -> Rows:
     """Returns rows of padding: no segment, no target, black images."""
     shape = (num_rows, max_seq_len)
     integers = ("tokens", "targets", "segment_ids", "positions")
@@ -104,5 +116,8 @@ def empty_rows(num_rows: int, max_seq_len: int, max_images: int, slots: Slots) -
     rows["loss_mask"] = np.zeros(shape, np.bool_)
     rows["visual_index"] = np.full(shape, -1, np.int32)
     rows["visual_target"] = np.full(shape, -1, np.int32)
+    if has_mixtures:
+        rows["visual_sources"] = np.full((*shape, 4), -1, np.int32)
+        rows["visual_weights"] = np.zeros((*shape, 4), np.float32)
     rows[slots.name] = np.zeros((num_rows, max_images, *slots.shape), slots.dtype)
     return rows

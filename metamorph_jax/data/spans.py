@@ -36,8 +36,8 @@ class ImageSpan(NamedTuple):
     Attributes:
         media: of the record.
         is_answer: whether its visual tokens are to be predicted.
-        num_tokens: visual tokens; 0: not counted.
-        number: of the image in its example, from 0.
+        num_tokens: that it takes; 0: not counted.
+        number: of the image in its example, from 0; of several views, of the first.
     """
 
     media: Media
@@ -51,22 +51,19 @@ Span = TextSpan | ImageSpan
 
 def example_spans(example: Example, tokenizer: Tokenizer) -> list[Span]:
     """Returns all of an example, in order."""
-    num_images = len(example.images)
-    is_visual = example.visual_index >= 0
-    num_tokens = int(is_visual.sum()) // max(num_images, 1)
-    image = example.visual_index // max(num_tokens, 1)
-    is_control = np.isin(example.tokens, list(tokenizer.control_ids)) & ~is_visual
-    sorts = np.stack([is_visual, np.where(is_visual, image, 0), example.supervised, is_control])
+    image = example.image_index
+    is_control = np.isin(example.tokens, list(tokenizer.control_ids)) & (image < 0)
+    sorts = np.stack([image, example.supervised, is_control])
     changes = np.flatnonzero((np.diff(sorts.astype(np.int64), axis=1) != 0).any(axis=0)) + 1
     bounds = [0, *changes.tolist(), len(example)]
     spans: list[Span] = []
     for begin, end in itertools.pairwise(bounds):
         if begin == end:
             continue
-        if is_visual[begin]:
+        if image[begin] >= 0:
             number = int(image[begin])
             is_answer = example.image_is_answer[number]
-            spans.append(ImageSpan(example.images[number], is_answer, num_tokens, number))
+            spans.append(ImageSpan(example.images[number], is_answer, end - begin, number))
         else:
             text = tokenizer.decode(example.tokens[begin:end].tolist())
             spans.append(TextSpan(text, bool(example.supervised[begin]), bool(is_control[begin])))

@@ -59,7 +59,7 @@ class Encoder(TowerEncoder):
             raise UserError(f"{run} holds no complete checkpoint")
         config = from_dict(json.loads(meta.recipe), RunConfig)
         params, _ = store.restore_params(abstract_params(config.model), meta.step)
-        geometry = config.image_geometry
+        geometry = config.last_data.image_geometry
         return cls(config.model, params["vision_tower"], geometry, batch_size)
 
     def encode_files(

@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from metamorph_jax.config.schema_run import MeshConfig, RunConfig
 from metamorph_jax.data.images import ImageLoader, pad_color
 from metamorph_jax.data.templates import Template, check_template, choose_template, stop_ids
 from metamorph_jax.data.tokenizer import Tokenizer, load_tokenizer
+from metamorph_jax.data.views import ViewLayout, view_layout
 from metamorph_jax.decoding.answers import Answer as Answer
 from metamorph_jax.decoding.answers import create_answer
 from metamorph_jax.decoding.loop import Rules, decode_prompts
@@ -85,6 +86,7 @@ class Generator:
         tokenizer: with no more ids than the model.
         template: how turns are written; the one the model was trained with.
         image_geometry: see `ImageLoader`.
+        layout: of images that are shown as several views; None: none is.
         mesh: the devices; None: the default one.
         max_rows: prompts that are answered at once.
 
@@ -100,7 +102,8 @@ class Generator:
         tokenizer: Tokenizer,
         template: Template,
         *,
-        image_geometry: Literal["square", "pad"] = "square",
+        image_geometry: str = "square",
+        layout: ViewLayout | None = None,
         mesh: Mesh | None = None,
         max_rows: int = 64,
     ):
@@ -117,6 +120,7 @@ class Generator:
         size = config.vision.image_size
         family = config.vision.family
         self._loader = ImageLoader("", size, image_geometry, pad_color(mean), family)
+        self._layout = layout
         self._mesh, self._max_rows = mesh, max_rows
         self._allowed = _allowed_ids(tokenizer, self._stop_ids, config.llm.padded_vocab_size)
 
@@ -140,6 +144,7 @@ class Generator:
         if meta is None:
             raise no_checkpoint(path)
         run = from_dict(json.loads(meta.recipe), RunConfig)
+        data = run.last_data
         devices = jax.devices()[:num_devices]
         mesh = create_mesh(MeshConfig(data=1, fsdp=1, tensor=num_devices), devices)
         params, _ = store.restore_params(_placed_params(run.model, mesh), meta.step)
@@ -148,7 +153,10 @@ class Generator:
             params,
             load_tokenizer(run.tokenizer.path),
             choose_template(run.tokenizer),
-            image_geometry=run.image_geometry,
+            image_geometry=data.image_geometry,
+            layout=view_layout(
+                data, run.model.vision.image_size, run.model.visual_tokens.num_tokens
+            ),
             mesh=mesh,
         )
 
@@ -176,13 +184,20 @@ class Generator:
         num_visual, max_len = self.config.visual_tokens.num_tokens, self.config.llm.max_seq_len
         where = f"prompt {index + 1}"
         example, images = read_prompt(
-            prompt, where, self.template, self.tokenizer, num_visual, self._loader
+            prompt,
+            where,
+            self.template,
+            self.tokenizer,
+            num_visual,
+            self._loader,
+            self._layout,
         )
         room = max_len - len(example)
         if room < 1:
             raise UserError(
-                f"{where} has {len(example)} tokens ({len(images)} image(s) of {num_visual} among "
-                f"them), which leaves none of model.llm.max_seq_len={max_len} for the answer; "
+                f"{where} has {len(example)} tokens ({np.count_nonzero(example.image_index >= 0)} "
+                f"of them of images), which leaves none of model.llm.max_seq_len={max_len} for the "
+                "answer; "
                 "shorten it or give fewer images"
             )
         return ReadPrompt(example, images, min(sampling.max_new_tokens, room))
@@ -194,7 +209,8 @@ class Generator:
         num_visual = self.config.visual_tokens.num_tokens
         announced = self.template.image_tokens and self.config.vision_head != "none"
         special = self.tokenizer.special
-        batch = create_batch(prompts, self.config.vision.image_size)
+        has_mixtures = self._layout is not None and self._layout.has_mixtures
+        batch = create_batch(prompts, self.config.vision.image_size, has_mixtures)
         rules = Rules(
             # Where nothing announces or predicts an image, no id does, and answers are text.
             image_start=special.image_start if announced else -1,

@@ -46,10 +46,11 @@ class PromptBatch(NamedTuple):
 
     Attributes:
         tokens: ids; 0 at visual positions and padding.
-        visual_index: which of the row's I * P visual tokens sits here, -1: text.
+        visual_index: which of the row's I * P visual tokens sits here, -1: text, -2: newline.
         lengths: tokens of each prompt, visual ones included.
         limits: tokens that each answer may have, visual ones included; 0: the row is filling.
         images: uint8, or floating pixels that are already normalised; I may be 0.
+        mixture: sources and weights, see `Batch`; None: no visual token is mixed of others.
     """
 
     tokens: Int[Array, "B T"]
@@ -57,6 +58,7 @@ class PromptBatch(NamedTuple):
     lengths: Int[Array, "B"]
     limits: Int[Array, "B"]
     images: Shaped[Array, "B I height width 3"]
+    mixture: tuple[Int[Array, "B T 4"], Float[Array, "B T 4"]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +174,9 @@ class Loop:
             visual = jnp.zeros((batch, 0, num_visual, cfg.llm.embed_dim), cfg.dtype)
         else:
             visual = self._model("connect", self._model("encode", prompts.images))
-        embeddings = self._model("embed", prompts.tokens, prompts.visual_index, visual)
+        embeddings = self._model(
+            "embed", prompts.tokens, prompts.visual_index, visual, prompts.mixture
+        )
         # Padding has negative positions; nothing looks at it.
         positions = jnp.arange(length)[None, :] - (length - prompts.lengths)[:, None]
         cache = create_cache(cfg, batch, length, cfg.dtype)

@@ -16,12 +16,14 @@ from PIL import Image
 from metamorph_jax.data import image_files
 from metamorph_jax.data.conversation import IMAGE_TAG, read_conversation
 from metamorph_jax.data.images import ImageLoader
+from metamorph_jax.data.media import whole
 from metamorph_jax.data.records import parse_record
 from metamorph_jax.data.templates import Example, Template, render_prompt
 from metamorph_jax.data.tokenizer import Tokenizer
+from metamorph_jax.data.views import ViewLayout, expand_images
 from metamorph_jax.decoding.loop import PromptBatch
 from metamorph_jax.errors import UserError
-from metamorph_jax.typing import Shaped
+from metamorph_jax.typing import Float, Int, Shaped
 
 _SMALLEST_LENGTH = 64  # tokens; below, another program costs more than padding
 
@@ -64,8 +66,9 @@ def read_prompt(
     tokenizer: Tokenizer,
     num_visual_tokens: int,
     loader: ImageLoader,
+    layout: ViewLayout | None = None,
 ) -> tuple[Example, tuple[Pixels, ...]]:
-    """Returns the tokens of a prompt and the pixels of its images.
+    """Returns the tokens of a prompt and the pixels of its images, each view on its own.
 
     Args:
         prompt: what is asked.
@@ -74,6 +77,7 @@ def read_prompt(
         tokenizer: for the text.
         num_visual_tokens: P.
         loader: knows size and geometry of the tower's images; its folder is not used.
+        layout: of images that are shown as several views; None: none is.
 
     Raises:
         UserError: tags and images differ in number, or an image cannot be read.
@@ -90,25 +94,32 @@ def read_prompt(
     names = [f"image {number}" for number in range(1, len(prompt.images) + 1)]
     turns = [{"from": "human", "value": text}]
     record = parse_record({"image": names, "conversations": turns}, where, 1)
+    pictures = {
+        name: _picture(image, where) for name, image in zip(names, prompt.images, strict=True)
+    }
     example = render_prompt(read_conversation(record), template, tokenizer, num_visual_tokens)
-    return example, tuple(_pixels(image, where, loader) for image in prompt.images)
+    example = expand_images(example, layout, lambda name: pictures[name].size)
+    pixels: list[Pixels] = []
+    for name, views in itertools.groupby(example.images, whole):
+        pixels += loader.fit_all(list(views), pictures[name], f"{where}: {name}")
+    return example, tuple(pixels)
 
 
-def _pixels(image: Path | Pixels, where: str, loader: ImageLoader) -> Pixels:
-    """Returns uint8 pixels at the loader's size."""
+def _picture(image: Path | Pixels, where: str) -> Image.Image:
+    """Returns an RGB image of any size."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise UserError(
                 f"{where}: an image is an array of {image.dtype} {list(image.shape)}; expected "
                 "uint8 RGB pixels [height, width, 3]"
             )
-        return loader.fit(Image.fromarray(image))
+        return Image.fromarray(image)
     path = Path(image)
     if not path.is_file():
         what = "is no plain file" if path.exists() else "does not exist"
         raise UserError(f"{where}: image {str(path)!r} {what}; name an image file")
     data = image_files.read_file(str(path.absolute()), "/", where)
-    return loader.fit(image_files.decode(data, f"{where}: image {str(path)!r}"))
+    return image_files.decode(data, f"{where}: image {str(path)!r}")
 
 
 def plan_batches(prompts: Sequence[ReadPrompt], max_rows: int) -> list[list[int]]:
@@ -128,12 +139,15 @@ def plan_batches(prompts: Sequence[ReadPrompt], max_rows: int) -> list[list[int]
     return batches
 
 
-def create_batch(prompts: Sequence[ReadPrompt], image_size: int) -> PromptBatch:
+def create_batch(
+    prompts: Sequence[ReadPrompt], image_size: int, has_mixtures: bool = False
+) -> PromptBatch:
     """Returns prompts as arrays of a size from the short list; the rows added have limit 0.
 
     Args:
         prompts: at least one.
         image_size: pixels per side of the tower's images.
+        has_mixtures: whether the batch says what each visual token is mixed of.
     """
     rows = round_up(len(prompts), 1)
     length, num_images = _sizes(prompts)
@@ -151,7 +165,21 @@ def create_batch(prompts: Sequence[ReadPrompt], image_size: int) -> PromptBatch:
         batch.lengths[row], batch.limits[row] = count, prompt.limit
         for slot, pixels in enumerate(prompt.images):
             batch.images[row, slot] = pixels
-    return batch
+    return batch._replace(mixture=_mixtures(prompts, rows, length)) if has_mixtures else batch
+
+
+def _mixtures(
+    prompts: Sequence[ReadPrompt], rows: int, length: int
+) -> tuple[Int[np.ndarray, "B T 4"], Float[np.ndarray, "B T 4"]]:
+    """Returns what the visual tokens of prompts are mixed of, padded on the left."""
+    sources, weights = (
+        np.full((rows, length, 4), -1, np.int32),
+        np.zeros((rows, length, 4), np.float32),
+    )
+    for row, prompt in enumerate(prompts):
+        here = slice(length - len(prompt.example), length)
+        sources[row, here], weights[row, here] = prompt.example.sources
+    return sources, weights
 
 
 def round_up(count: int, smallest: int) -> int:

@@ -60,6 +60,8 @@ def check_exportable(config: ModelConfig) -> None:
         problems.append(f"model.visual_tokens.reduction is {tokens.reduction!r}, not 'none'")
     if tokens.normalize or tokens.softmax_temperature is not None:
         problems.append("model.visual_tokens are normalised or softmaxed")
+    if config.image_newline:
+        problems.append("model.image_newline is set, which is LLaVA-NeXT's")
     if problems:
         raise UserError("this model cannot be exported as LLaVA: " + "; ".join(problems))
 

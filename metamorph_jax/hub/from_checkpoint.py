@@ -136,7 +136,7 @@ def _contents(
     template = choose_template(run.tokenizer)
     if model.vision_head != "none":
         files = metamorph_files(
-            model, trained.tokenizer, run.tokenizer.template, run.image_geometry, name
+            model, trained.tokenizer, run.tokenizer.template, run.last_data.image_geometry, name
         )
         tensors, new_tokens = tensors_to_write(model, params, "composite", dtype), ()
     else:
@@ -144,7 +144,7 @@ def _contents(
         has_unused = any(own.startswith(_NORM) for own in unused)
         placeholder = export_llava.choose_placeholder(model, trained.tokenizer)
         files = export_llava.llava_files(
-            model, trained.tokenizer, template, run.image_geometry, name, has_unused
+            model, trained.tokenizer, template, run.last_data.image_geometry, name, has_unused
         )
         rows = placeholder.vocab_size
         tensors = tensors_to_write(model, params, "llava", dtype, rows)

@@ -6,6 +6,7 @@ Every tensor has an *own name* within its part of our tree, whatever the checkpo
     vision_tower    those of the tower without "vision_model.": "encoder.layers.0.mlp.fc1.weight"
     connector       "0.weight", "2.weight" of a torch Sequential; one bare Linear is "weight"
     vision_head     likewise
+    image_newline   "vector"
 
 A layout maps checkpoint names to (part, own name) and back; the tables of `parts.py` take over
 from there. Nothing here looks at shapes.
@@ -65,6 +66,7 @@ LAYOUTS: dict[str, tuple[Prefix, ...]] = {
         Prefix("model.vision_tower.vision_model.", "vision_tower", ""),
         *_linears("model.multi_modal_projector.", "connector"),
         *_linears("model.vision_head.", "vision_head"),
+        Prefix("model.image_newline", "image_newline", "vector"),
     ),
     # LLaVA on the Hugging Face hub; transformers 5.23 writes the tower without "vision_model.".
     "llava": (
@@ -73,6 +75,7 @@ LAYOUTS: dict[str, tuple[Prefix, ...]] = {
         Prefix("vision_tower.vision_model.", "vision_tower", ""),
         Prefix("vision_tower.", "vision_tower", ""),
         *_linears("multi_modal_projector.", "connector"),
+        Prefix("image_newline", "image_newline", "vector"),
     ),
     # LLaVA and MetaMorph as their own training code saves them.
     "native": (
@@ -84,6 +87,7 @@ LAYOUTS: dict[str, tuple[Prefix, ...]] = {
         Prefix("mm_projector.", "connector", ""),
         Prefix("vision_head.", "vision_head", ""),
         Prefix("model.vision_head.", "vision_head", ""),
+        Prefix("model.image_newline", "image_newline", "vector"),
         *_DECODER,
     ),
     # One part alone.
@@ -92,7 +96,7 @@ LAYOUTS: dict[str, tuple[Prefix, ...]] = {
 }
 
 # Stored by released models, used by none of them.
-_DEAD = re.compile(r"(model\.)?(vision_proj|temperature_in|codebook|image_newline)(\..*)?")
+_DEAD = re.compile(r"(model\.)?(vision_proj|temperature_in|codebook)(\..*)?")
 
 
 def to_own(layout: str, name: str) -> OwnName | None:

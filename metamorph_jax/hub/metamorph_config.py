@@ -112,6 +112,8 @@ def _check(config: ModelConfig, tokenizer: Tokenizer) -> None:
         problems.append("model.visual_tokens.softmax_temperature is set")
     if round(tokens.num_tokens**0.5) ** 2 != tokens.num_tokens:
         problems.append(f"model.visual_tokens.num_tokens={tokens.num_tokens} is no square")
+    if config.image_newline:
+        problems.append("model.image_newline is set")
     if tokenizer.vocab_size > config.llm.vocab_size:
         problems.append(
             f"the tokenizer has {tokenizer.vocab_size} ids, model.llm.vocab_size is "

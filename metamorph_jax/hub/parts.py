@@ -11,14 +11,16 @@ _VISION_HEAD_LAYERS = {"linear": 1, "mlp": 2, "mlp2x_gelu": 3}
 def part_tables(config: ModelConfig) -> dict[str, Table]:
     """Returns the table of every part by its name in our tree.
 
-    A model without vision head has none for it. The contrastive head of a tower of one's own has no
-    counterpart in any checkpoint and no table.
+    A model without vision head or newline vector has none for it. The contrastive head of a tower
+    of one's own has no counterpart in any checkpoint and no table.
     """
     tables = {
         "vision_tower": TOWERS[config.vision.family].table(config.vision),
         "connector": connector_table(config),
         "language_model": llama.table(config.llm),
     }
+    if config.image_newline:
+        tables["image_newline"] = newline_table(config)
     if config.vision_head != "none":
         tables["vision_head"] = vision_head_table(config)
     return tables
@@ -34,6 +36,12 @@ def vision_head_table(config: ModelConfig) -> Table:
     """Returns the table of the vision head."""
     num_layers = _VISION_HEAD_LAYERS[config.vision_head]
     return _mlp_table((config.llm.embed_dim,) * num_layers + (config.visual_dim,))
+
+
+def newline_table(config: ModelConfig) -> Table:
+    """Returns the table of the newline vector."""
+    rows = [Row("embedding", "vector", "D -> D")]
+    return Table(rows=rows, sizes={"D": config.llm.embed_dim}, num_layers=0)
 
 
 def _mlp_table(widths: tuple[int, ...]) -> Table:

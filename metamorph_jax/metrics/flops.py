@@ -21,7 +21,7 @@ class BatchCounts:
     Attributes:
         num_tokens: positions that are not padding (text and visual tokens).
         sum_squared_lengths: sum over packed examples of their squared length, in tokens^2.
-        num_images: pictures that the tower reads.
+        num_images: pictures that the tower reads, each view of an `anyres` image on its own.
         num_visual_targets: visual tokens that the vision head predicts.
     """
 
@@ -43,7 +43,7 @@ def count_batch(batch: Mapping[str, Array], num_visual_tokens: int) -> BatchCoun
     used = segments > 0
     keys = rows[used].astype(np.int64) * (int(segments.max(initial=0)) + 1) + segments[used]
     lengths = np.unique(keys, return_counts=True)[1].astype(np.int64)
-    visual = np.asarray(batch["visual_index"])
+    visual = np.asarray(batch.get("visual_sources", batch["visual_index"]))
     num_images = sum(len(np.unique(row[row >= 0] // num_visual_tokens)) for row in visual)
     return BatchCounts(
         num_tokens=int(lengths.sum()),
@@ -140,7 +140,7 @@ def matmul_params(config: ModelConfig) -> dict[str, int]:
 def num_params(config: ModelConfig) -> dict[str, int]:
     """Returns the number of parameters by part of the tree, padded vocabulary rows left out.
 
-    The parts `vision_head` and `contrastive` are there only if the model has that head.
+    The parts `vision_head`, `contrastive` and `image_newline` are there only if the model has them.
     """
     parts = {
         "vision_tower": _vision_params(config.vision),
@@ -151,6 +151,8 @@ def num_params(config: ModelConfig) -> dict[str, int]:
         parts["vision_head"] = sum((i + 1) * o for i, o in _vision_head_layers(config))
     if config.contrastive_dim is not None:
         parts["contrastive"] = _contrastive_params(config, config.contrastive_dim)
+    if config.image_newline:
+        parts["image_newline"] = config.llm.embed_dim
     return parts
 
 

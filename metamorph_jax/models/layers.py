@@ -1,4 +1,4 @@
-"""The four layers with parameters that everything is made of.
+"""The five layers with parameters that everything is made of.
 
 Each parameter carries logical axis names, which `sharding/rules.py` maps to the mesh. Parameters
 are held in `param_dtype` and cast to `dtype` for products; norms compute in float32.
@@ -115,6 +115,28 @@ class Embed(nn.Module):
         The cast comes after the lookup: the gradient is then summed in `param_dtype`.
         """
         return jnp.take(self.embedding, ids, axis=0, mode="fill").astype(self.dtype)
+
+
+class Vector(nn.Module):
+    """One learned vector.
+
+    Attributes:
+        size: of the vector.
+        axis: logical name of its dimension.
+        stddev: of the normal initialisation.
+    """
+
+    size: int
+    axis: str
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+    stddev: float
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "D"]:
+        """Returns the vector in `dtype`."""
+        init = nn.with_logical_partitioning(nn.initializers.normal(self.stddev), (self.axis,))
+        return self.param("embedding", init, (self.size,), self.param_dtype).astype(self.dtype)
 
 
 class RMSNorm(nn.Module):

@@ -21,14 +21,25 @@ from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.models.cache import KVCache
 from metamorph_jax.models.connector import create_connector
 from metamorph_jax.models.contrastive import ContrastiveHead, ContrastiveOutput
+from metamorph_jax.models.layers import Vector
 from metamorph_jax.models.llama import Llama
 from metamorph_jax.models.vision_head import create_vision_head
 from metamorph_jax.models.vit import VisionTower
-from metamorph_jax.ops.gather import gather_tokens
+from metamorph_jax.ops.gather import gather_tokens, mix_tokens
 from metamorph_jax.ops.normalize import l2_normalize, normalize_pixels, round_to
 from metamorph_jax.ops.resample import reduce_tokens
 from metamorph_jax.sharding.rules import constrain
-from metamorph_jax.typing import Array, Batch, Bool, CaptionBatch, Float, Int, PyTree, Shaped
+from metamorph_jax.typing import (
+    NEWLINE,
+    Array,
+    Batch,
+    Bool,
+    CaptionBatch,
+    Float,
+    Int,
+    PyTree,
+    Shaped,
+)
 
 
 class MetaMorphOutput(NamedTuple):
@@ -65,6 +76,10 @@ class MetaMorph(nn.Module):
             self.vision_head = create_vision_head(cfg, *types)
         if cfg.contrastive_dim is not None:
             self.contrastive = ContrastiveHead(cfg, *types)
+        if cfg.image_newline:
+            width = cfg.llm.embed_dim
+            # Deviation: LLaVA `llava_arch.py`, initialize_vision_modules.
+            self.image_newline = Vector(width, "embed", *types, stddev=width**-0.5)
 
     def __call__(self, batch: Batch) -> MetaMorphOutput:
         """Returns hidden states and features of packed rows.
@@ -75,7 +90,11 @@ class MetaMorph(nn.Module):
             features = batch["features"].astype(jnp.float32)
         else:
             features = self.encode(batch["images"])
-        embeddings = self.embed(batch["tokens"], batch["visual_index"], self.connect(features))
+        mixture = None
+        if "visual_sources" in batch:
+            mixture = batch["visual_sources"], batch["visual_weights"]
+        visual = self.connect(features)
+        embeddings = self.embed(batch["tokens"], batch["visual_index"], visual, mixture)
         hidden = self.decode(embeddings, batch["segment_ids"], batch["positions"])
         return MetaMorphOutput(hidden, features)
 
@@ -104,11 +123,21 @@ class MetaMorph(nn.Module):
         tokens: Int[Array, "B T"],
         visual_index: Int[Array, "B T"],
         visual: Float[Array, "B I P D"],
+        mixture: tuple[Int[Array, "B T 4"], Float[Array, "B T 4"]] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Returns the decoder's input: visual tokens where `visual_index` >= 0, else text."""
+        """Returns the decoder's input: visual tokens where `visual_index` >= 0, else text.
+
+        Args:
+            tokens: ids of the text.
+            visual_index: as in `Batch`; also says where the newline goes, if the model has one.
+            visual: what `connect` returns.
+            mixture: as in `Batch`, sources and weights; None: no visual token is mixed of others.
+        """
         table = einops.rearrange(visual, "B I P D -> B (I P) D")
-        chosen = gather_tokens(table, visual_index)
+        chosen = mix_tokens(table, *mixture) if mixture else gather_tokens(table, visual_index)
         text = self.language_model.embed(tokens)
+        if self.config.image_newline:
+            text = jnp.where((visual_index == NEWLINE)[:, :, None], self.image_newline(), text)
         return jnp.where((visual_index >= 0)[:, :, None], chosen.astype(text.dtype), text)
 
     def decode(

@@ -62,15 +62,14 @@ def total(source: SourceSurvey, name: str) -> int:
 
 def lengths_of(survey: Survey) -> list[tuple[SourceSurvey, dict[str, Shaped[np.ndarray, "n"]]]]:
     """Returns of each source the tokens and image tokens of its usable examples."""
-    writing = survey.stage.writing
-    if writing is None:
+    if survey.stage.writing is None:
         return []
     found = []
     for source in survey.sources:
         rows = source.rows[source.rows["length"] > 0]
         lengths = {"tokens": rows["length"]}
         if survey.stage.objective == "vpit":
-            lengths["image tokens"] = rows["num_images"] * writing.num_visual_tokens
+            lengths["image tokens"] = rows["num_image_tokens"]
             lengths["learned text tokens"] = rows["num_supervised"]
         found.append((source, lengths))
     return found

@@ -8,6 +8,7 @@ look-up are in `data/feature_store.py` and `data/feature_loader.py`.
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from metamorph_jax.data.feature_store import FeatureStore, FeatureWriter, check_
 from metamorph_jax.data.images import ImageLoader, Pixels, pad_color
 from metamorph_jax.data.media import Media
 from metamorph_jax.data.pipeline import image_loaders
+from metamorph_jax.data.views import all_views, view_layout
 from metamorph_jax.metrics.progress import Progress
 from metamorph_jax.models.encoder import TowerEncoder, encoder_fingerprint
 from metamorph_jax.ops.normalize import PIXEL_STATISTICS
@@ -155,11 +157,14 @@ def _read_ahead(
     vision = config.model.vision
     color = pad_color(PIXEL_STATISTICS[vision.family][0])
     loaders = image_loaders(stage.data, vision.image_size, color, vision.family)
+    layout = view_layout(stage.data, vision.image_size, config.model.visual_tokens.num_tokens)
 
     def read(index: int) -> _Work:
         loader, where = loaders[records.source_of(index)], records.where(index)
         try:
-            medias = records.conversation(index, loader, stage.data.max_images).images
+            conversation = records.conversation(index, loader, stage.data.max_images)
+            size_of = functools.partial(loader.image_size, where=where)
+            medias = all_views(conversation, layout, size_of)
             return _Work(_new_images(medias, loader, where, writer))
         except BadSample as error:
             return _Work({}, str(error))

@@ -8,8 +8,9 @@ from PIL import Image
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from metamorph_jax.data.anyres import select_resolution
-from metamorph_jax.data.geometry import anyres_views, fit_image, pad_color
+from metamorph_jax.data.geometry import fit_image, pad_color
 from metamorph_jax.data.images import ImageLoader
+from tests.data_files import anyres_views
 from tests.golden_data import GOLDEN
 from tests.tolerances import GOLDEN_PIXEL_STATISTICS, GOLDEN_PIXELS
 

@@ -16,8 +16,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from metamorph_jax.data import geometry
 from metamorph_jax.data.anyres import select_resolution
-from metamorph_jax.data.geometry import anyres_views, fit_image
+from metamorph_jax.data.geometry import fit_image
 from metamorph_jax.data.images import ImageLoader
+from tests.data_files import anyres_views
 from tests.tolerances import PIXEL_LEVELS
 
 SIZES = [(384, 384), (640, 480), (97, 301), (20, 33), (1, 50), (800, 13), (337, 336), (335, 501)]

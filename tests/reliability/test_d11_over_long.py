@@ -26,6 +26,7 @@ def example(pieces: list[int | None]) -> Example:
         tokens=np.array(tokens, np.int32),
         supervised=visual_index < 0,
         visual_index=visual_index,
+        image_index=visual_index // P,
         images=tuple(f"{number}.png" for number in range(num_images)),
         image_is_answer=(False,) * num_images,
         where="long.jsonl:1",
@@ -57,7 +58,7 @@ def test_d11_cut_at_an_image_boundary(name):
     assert cut.images == whole.images[:num_images]
     assert np.count_nonzero(cut.visual_index >= 0) == num_images * P
     assert np.count_nonzero(cut.tokens == START) == num_images
-    for field in ("tokens", "supervised", "visual_index"):
+    for field in ("tokens", "supervised", "visual_index", "image_index"):
         np.testing.assert_array_equal(getattr(cut, field), getattr(whole, field)[:num_tokens])
     assert cut.where == whole.where
 

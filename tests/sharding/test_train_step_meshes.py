@@ -40,6 +40,30 @@ def test_meshes_equal_one_device(mesh, one_device):
     assert setup.step._cache_size() == 1
 
 
+def mixed_batch(seed):
+    """Returns a batch whose visual tokens are means of two, with a newline in each image."""
+    batch = tiny_batch(seed)
+    is_visual = batch["visual_index"] >= 0
+    first = np.where(is_visual, batch["visual_index"] // 2 * 2, -1)
+    batch["visual_sources"] = np.stack([first, np.where(is_visual, first + 1, -1)] * 2, axis=-1)
+    batch["visual_weights"] = np.repeat(is_visual[..., None] * np.float32(0.25), 4, axis=-1)
+    batch["visual_index"][:, [4, 15]] = -2
+    return batch
+
+
+def test_newlines_and_mixtures_on_a_mesh():
+    model, trained = tiny_model(image_newline=True), (*STAGE.trained, "image_newline")
+    stage, results = dataclasses.replace(STAGE, trained=trained), []
+    for mesh in ((1, 1, 1), (2, 2, 2)):
+        setup = make_setup(model, stage, mesh)
+        losses = [step["loss"] for step in setup.run([mixed_batch(seed) for seed in range(3)])]
+        newline = setup.state.params["image_newline"]["embedding"]
+        results.append((losses, np.asarray(newline)))
+    assert newline.sharding.spec == P("fsdp")
+    np.testing.assert_allclose(results[1][0], results[0][0], atol=FLOAT32_TRAINED)
+    np.testing.assert_allclose(results[1][1], results[0][1], atol=FLOAT32_TRAINED)
+
+
 def test_parameters_gradients_and_moments_lie_as_ruled():
     setup = make_setup(tiny_model(), tiny_stage(), (2, 2, 2))
     setup.run([tiny_batch(0)])

@@ -24,6 +24,7 @@ from metamorph_jax.data.media import Media, VideoFrame, media_key
 from metamorph_jax.data.packing import cut_example
 from metamorph_jax.data.templates import AnyTemplate, Example, render_example
 from metamorph_jax.data.tokenizer import Tokenizer
+from metamorph_jax.data.views import ViewLayout, expand_images
 from metamorph_jax.typing import Int, Shaped
 
 CHUNK = 64  # records examined by one call of a worker
@@ -31,7 +32,8 @@ MIN_SIDE = 8  # pixels; a smaller image is hardly one
 ROW = np.dtype(
     [
         ("length", "<i4"),  # tokens in a row; 0: it cannot be rendered, or nobody counts
-        ("num_images", "<i4"),  # in a row
+        ("num_images", "<i4"),  # in a row; of several views, as many
+        ("num_image_tokens", "<i4"),  # in a row
         ("num_supervised", "<i4"),  # text tokens
         ("num_answer_images", "<i4"),
         ("is_cut", "?"),
@@ -50,11 +52,13 @@ class Writing:
 
     Attributes:
         num_visual_tokens: P, visual tokens of an image.
+        layout: of images that are shown as several views; None: none is.
     """
 
     tokenizer: Tokenizer
     template: AnyTemplate
     num_visual_tokens: int
+    layout: ViewLayout | None = None
 
 
 class Examined(NamedTuple):
@@ -106,7 +110,7 @@ class Examiner:
                 with self.journal.entering(seen.where):
                     self._examine(index, rows[index - begin], seen)
             except BadSample as error:
-                seen.findings.append(Finding.of(seen.where, error))
+                seen.fail(error)
             is_readable = all(finding.severity != "error" for finding in seen.findings)
             rows[index - begin]["is_readable"] = is_readable
             if not is_readable:
@@ -129,8 +133,12 @@ class Examiner:
         turns = (Turn("user", (Image(media),)), Turn("assistant", said))
         return Conversation(turns, self.records.where(index))
 
-    def example(self, conversation: Conversation) -> Example | None:
+    def example(self, index: int, conversation: Conversation) -> Example | None:
         """Returns what is trained on; None if nobody said how, or if it is a caption.
+
+        Args:
+            index: of the record.
+            conversation: that was made of it.
 
         Raises:
             BadSample: it cannot be rendered.
@@ -138,9 +146,12 @@ class Examiner:
         if self.writing is None or self.objective == "contrastive":
             return None
         writing = self.writing
-        return render_example(
+        example = render_example(
             conversation, writing.template, writing.tokenizer, writing.num_visual_tokens
         )
+        loader = self.readers[self.records.source_of(index)].loader
+        size_of = functools.partial(loader.image_size, where=example.where)
+        return expand_images(example, writing.layout, size_of)
 
     def _examine(self, index: int, row: np.void, seen: "_Seen") -> None:
         record = self.records[index]
@@ -156,12 +167,12 @@ class Examiner:
         looked = self.readers[self.records.source_of(index)].look(medias, seen.where)
         seen.look(medias, looked)
         row["content"] = _content_hash(conversation, looked)
-        self._measure(conversation, row, seen)
+        self._measure(index, conversation, row, seen)
 
-    def _measure(self, conversation: Conversation, row: np.void, seen: "_Seen") -> None:
+    def _measure(self, index: int, conversation: Conversation, row: np.void, seen: "_Seen") -> None:
         """Fills in what the record takes of a row, and what it gives to learn."""
         answers = [turn for turn in conversation.turns if turn.is_answer]
-        example = self.example(conversation)
+        example = self.example(index, conversation)
         if example is None:
             row["num_images"] = len(conversation.images)
             row["num_answer_images"] = sum(
@@ -174,6 +185,7 @@ class Examiner:
         data = self.data
         cut = cut_example(example, data.max_seq_len, data.max_images)
         row["num_images"] = len(cut.images)
+        row["num_image_tokens"] = np.count_nonzero(cut.image_index >= 0)
         row["num_answer_images"] = sum(cut.image_is_answer)
         row["num_supervised"] = cut.supervised.sum()
         row["is_cut"] = cut is not example
@@ -219,6 +231,12 @@ class _Seen:
     def add(self, reason: str, trouble: str) -> None:
         """Takes note of a trouble."""
         self.findings.append(Finding(self.where, reason, trouble))
+
+    def fail(self, error: BadSample) -> None:
+        """Takes note of why the record cannot be looked at further, unless that is known."""
+        finding = Finding.of(self.where, error)
+        if all(finding.reason != known.reason for known in self.findings):
+            self.findings.append(finding)
 
     def look(self, medias: tuple[Media, ...], looked: list[Looked | BadSample]) -> None:
         """Takes note of what media are like, each once."""

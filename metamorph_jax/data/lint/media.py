@@ -1,7 +1,8 @@
 """An image or a video, looked at as closely as is asked for.
 
 `decode` opens everything as training does, `headers` believes what a file says of itself, `none`
-opens no image. Lengths of videos are always read, because the number of frames depends on them.
+opens no image. Lengths of videos are always read, because the number of frames depends on them,
+and so are sizes of images whose number of views does.
 """
 
 import io

@@ -301,7 +301,7 @@ def _zip_longest(lists: list[list[int]]) -> Iterator[list[int]]:
 
 def _sample(examiner: Examiner, index: int, kind: str, length: int) -> Sample:
     conversation: Conversation = examiner.conversation(index)
-    example = examiner.example(conversation)
+    example = examiner.example(index, conversation)
     if example is None:
         spans, images = conversation_spans(conversation), conversation.images
     else:  # a template may put images elsewhere

@@ -11,7 +11,7 @@ docs/templates.md shows each template and lists where ours differs from the publ
 (`reference/`). `packing.py` is next on the road: which examples share a row.
 """
 
-from metamorph_jax.data.templates.example import Example
+from metamorph_jax.data.templates.example import Example, Mixture
 from metamorph_jax.data.templates.rendering import (
     AnyTemplate,
     check_template,
@@ -26,6 +26,7 @@ __all__ = [
     "TEMPLATES",
     "AnyTemplate",
     "Example",
+    "Mixture",
     "Template",
     "check_template",
     "choose_template",

@@ -139,6 +139,7 @@ class _Writer:
         self._tokens: list[int] = []
         self._supervised: list[bool] = []
         self._visual: list[int] = []
+        self._image_of: list[int] = []
         self._images: list[Media] = []
         self._answers: list[bool] = []
         self._run: list[Words] = []
@@ -184,6 +185,7 @@ class _Writer:
         self._tokens += ids
         self._supervised += supervised
         self._visual += [-1] * len(ids)
+        self._image_of += [-1] * len(ids)
 
     def _image(self, slot: ImageSlot) -> None:
         count = self._num_visual_tokens
@@ -191,6 +193,7 @@ class _Writer:
         self._tokens += [0] * count
         self._supervised += [False] * count
         self._visual += range(first, first + count)
+        self._image_of += [len(self._images)] * count
         self._images.append(slot.media)
         self._answers.append(slot.supervised)
 
@@ -200,6 +203,7 @@ class _Writer:
             tokens=np.array(self._tokens, np.int32),
             supervised=np.array(self._supervised, np.bool_),
             visual_index=np.array(self._visual, np.int32),
+            image_index=np.array(self._image_of, np.int32),
             images=tuple(self._images),
             image_is_answer=tuple(self._answers),
             where=where,

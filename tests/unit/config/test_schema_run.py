@@ -138,3 +138,56 @@ def test_a_recipe_with_zeros_lists_them_by_path():
     assert "config.model.llm: num_kv_heads=0 must be at least 1" in message
     assert "config.model.vision: patch_size=0 must be at least 1" in message
     assert "config.stages.vpit.data: sources is empty" in message
+
+
+@pytest.mark.parametrize("geometry", ["square", "pad", "anyres", "anyres_max_1", "anyres_max_9"])
+def test_geometries(geometry):
+    data = dataclasses.replace(DATA, image_geometry=geometry)
+    assert data.problems() == []
+    assert data.is_anyres == geometry.startswith("anyres")
+    assert data.max_tiles == {"anyres_max_1": 1, "anyres_max_9": 9}.get(geometry)
+
+
+@pytest.mark.parametrize(
+    "geometry", ["", "squre", "anyres_max", "anyres_max_", "anyres_max_0", "anyres_9", "xanyres"]
+)
+def test_no_geometry(geometry):
+    (problem,) = dataclasses.replace(DATA, image_geometry=geometry).problems()
+    assert problem.startswith(f"image_geometry={geometry!r}: expected 'square', 'pad', 'anyres'")
+
+
+def test_a_row_holds_an_image_of_the_largest_grid():
+    data = dataclasses.replace(DATA, image_geometry="anyres", max_images=5)
+    assert data.problems() == []
+    (problem,) = dataclasses.replace(data, max_images=4).problems()
+    assert problem == (
+        "max_images=4, but an image on the grid (2x2) has 5 views: raise it to 5 or more"
+    )
+    (problem,) = dataclasses.replace(data, image_grid_pinpoints="(1x1),...,(6x6)").problems()
+    assert "grid (6x6) has 37 views" in problem
+    (problem,) = dataclasses.replace(data, image_grid_pinpoints="2x2").problems()
+    assert problem.startswith("pinpoints '2x2' are no grids of tiles")
+    assert dataclasses.replace(DATA, image_grid_pinpoints="2x2").problems() == []
+
+
+def test_captions_are_of_whole_images():
+    data = dataclasses.replace(DATA, image_geometry="anyres")
+    assert dataclasses.replace(STAGE, data=data).problems() == []
+    (problem,) = dataclasses.replace(STAGE, data=data, objective="contrastive").problems()
+    assert "image_geometry='anyres'" in problem and "'square' or 'pad'" in problem
+
+
+def test_anyres_needs_a_newline_and_a_square_of_patches():
+    overrides = {"stages.vpit.data.image_geometry": "anyres_max_9"}
+    with pytest.raises(UserError, match=r"set model\.image_newline=True"):
+        load_recipe(DIGITS, overrides)
+    overrides["model.image_newline"] = "True"
+    assert load_recipe(DIGITS, overrides).model.image_newline
+    model = load_recipe(DIGITS, overrides).model
+    vision = dataclasses.replace(model.vision, family="clip", cls_policy="cls_patch")
+    tokens = dataclasses.replace(model.visual_tokens, reduction="none", num_tokens=65)
+    model = dataclasses.replace(model, vision=vision, visual_tokens=tokens)
+    assert model.problems() == []
+    run = dataclasses.replace(load_recipe(DIGITS, overrides), model=model)
+    (problem,) = run.problems()
+    assert "num_tokens=65 is no square of patches" in problem and "cls_policy" in problem

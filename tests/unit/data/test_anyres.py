@@ -28,9 +28,25 @@ def test_interval_of_grids():
     assert len(parse_pinpoints(" (1x1), ..., (6x6) ", 384)) == 36
 
 
-@pytest.mark.parametrize("spec", ["", "(1x1)", "(2x2),...,(1x1)", "(0x1),...,(2x2)", "6x6"])
-def test_no_interval(spec):
-    with pytest.raises(UserError, match=r"write them like '\(1x1\),...,\(6x6\)'"):
+def test_listed_grids_keep_their_order():
+    assert parse_pinpoints("(2x1), (1x3)", 8) == ((16, 8), (8, 24))
+    assert parse_pinpoints("(1x1)", 8) == ((8, 8),)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "",
+        "6x6",
+        "(2x2),...,(1x1)",
+        "(0x1),...,(2x2)",
+        "(1x1),",
+        "(1x1),...",
+        "(1x1),...,(2x2),(3x3)",
+    ],
+)
+def test_no_grids(spec):
+    with pytest.raises(UserError, match=r"write them like '\(1x2\),\(2x2\)'"):
         parse_pinpoints(spec, 8)
 
 
@@ -77,8 +93,10 @@ def test_flat_and_spatial_have_no_newline():
 def test_cap_shrinks_the_map():
     plan = anyres_plan((100, 100), PINPOINTS, TILE, SIDE, max_tiles=1)
     assert (plan.map_hw, plan.resized, plan.num_tokens) == ((2, 2), True, 4 + 2 * 3)
-    with pytest.raises(ValueError, match="mixtures"):
-        _ = plan.index
+    sources, weights = plan.mixture
+    assert sources[4].tolist() == [4, 5, 6, 7] and weights[4].tolist() == [0.25] * 4
+    assert sources[6].tolist() == [-1] * 4 and not weights[6].any()
+    assert plan.index.tolist() == [0, 1, 2, 3, 4, 8, -1, 12, 16, -1]
     features = np.arange(20, dtype=np.float64).reshape(5, 4, 1)
     tokens = merge_views(features, np.full((1, 1), -1.0), plan)[:, 0]
     means = [features[view].mean() for view in range(1, 5)]  # halved: the mean of two by two

@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from metamorph_jax.data import geometry
-from metamorph_jax.data.geometry import GREY, anyres_views, fit_image, pad_color, pad_to_square
+from metamorph_jax.data.geometry import GREY, fit_image, pad_color, pad_to_square
+from tests.data_files import anyres_views
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 

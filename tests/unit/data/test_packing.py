@@ -106,9 +106,14 @@ def example(layout):
             visual.append(-1)
     answers = tuple(index % 2 == 1 for index in range(len(images)))
     supervised = np.array(visual) < 0
-    where = "f:1"
     return Example(
-        np.array(tokens, int), supervised, np.array(visual, int), tuple(images), answers, where
+        tokens=np.array(tokens, int),
+        supervised=supervised,
+        visual_index=np.array(visual, int),
+        image_index=np.array(visual, int) // P,
+        images=tuple(images),
+        image_is_answer=answers,
+        where="f:1",
     )
 
 

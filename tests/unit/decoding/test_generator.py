@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from metamorph_jax.checkpoints.folders import find_checkpoints
+from metamorph_jax.data.rows import build_rows, pixel_slots
 from metamorph_jax.data.templates import TEMPLATES
 from metamorph_jax.decoding.generator import Generator, Prompt, Sampling
 from metamorph_jax.errors import UserError
 from metamorph_jax.models.init import init_params
+from metamorph_jax.models.metamorph import MetaMorph
 from tests import tolerances
 from tests.data_files import small_tokenizer
 from tests.scripted_model import VISUAL, scripted_config, scripted_params
@@ -247,3 +249,43 @@ def test_tokenizer_that_is_gone_is_named(tmp_path):
     shutil.rmtree(folder)
     with pytest.raises(UserError, match="no such tokenizer folder"):
         Generator.load(tmp_path)
+
+
+@pytest.mark.parametrize("geometry", ["anyres", "anyres_max_1"])
+def test_views_are_read_as_in_training(tmp_path, geometry):
+    """The first step of an answer is what the training forward pass makes likeliest."""
+    small_tokenizer(tmp_path / "tokenizer")
+    config = tiny_config(str(tmp_path / "tokenizer"), image_newline=True)
+    (stage,) = config.stages
+    data = dataclasses.replace(stage.data, image_geometry=geometry)
+    config = dataclasses.replace(config, stages=(dataclasses.replace(stage, data=data),))
+    assert config.problems() == data.problems() == []
+    params = write_tiny_run(tmp_path, config)
+    generator, size = Generator.load(tmp_path), config.model.vision.image_size
+    random = np.random.default_rng(0)
+    shapes = [(20, 60), (90, 31), (40, 40), (33, 100)]
+    prompts = [
+        Prompt("What?", (random.integers(0, 256, (*shape, 3), dtype=np.uint8),)) for shape in shapes
+    ]
+    prompts.append(Prompt("<image> or <image>?", prompts[0].images + prompts[1].images))
+    firsts = [answer.steps[0] for answer in generator.generate(prompts, Sampling(max_new_tokens=2))]
+    read = [generator._read(prompt, 0, Sampling()) for prompt in prompts]
+    batch = build_rows(
+        [([prompt.example], prompt.images) for prompt in read],
+        pixel_slots(size),
+        max_seq_len=256,
+        max_images=10,
+        num_visual_tokens=4,
+        has_mixtures=geometry == "anyres_max_1",
+    )
+    assert (batch["visual_index"] == -2).any(axis=1).all()
+    model = MetaMorph(config.model)
+    hidden = model.apply({"params": params}, batch).hidden
+    ends = np.array([len(prompt.example) - 1 for prompt in read])
+    last = hidden[np.arange(len(read)), ends]
+    logits = np.array(model.apply({"params": params}, last, method="logits"))
+    special = generator.tokenizer.special
+    allowed = generator._allowed.copy()
+    allowed[special.image_start], allowed[special.image_end] = True, False
+    logits[:, ~allowed] = -np.inf
+    assert logits.argmax(axis=1).tolist() == firsts

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from metamorph_jax.data.images import ImageLoader
+from metamorph_jax.data.media import Tile
 from metamorph_jax.data.templates import TEMPLATES
+from metamorph_jax.data.views import ViewLayout
 from metamorph_jax.decoding.prompts import (
     Prompt,
     ReadPrompt,
@@ -31,6 +33,34 @@ def read(tokenizer, text, images=(), template="metamorph_llama3"):
     loader = ImageLoader("", SIZE)
     prompt = Prompt(text, tuple(images))
     return read_prompt(prompt, "prompt 1", TEMPLATES[template], tokenizer, NUM_VISUAL, loader)
+
+
+@pytest.mark.parametrize("max_tiles", [None, 1])
+def test_images_of_several_views(tokenizer, max_tiles):
+    """The views of each image follow one another, and their tokens know their places."""
+    layout = ViewLayout(((2 * SIZE, SIZE), (2 * SIZE, 2 * SIZE)), SIZE, 2, max_tiles)
+    wide = np.repeat(np.arange(3 * SIZE, dtype=np.uint8)[None, :, None], SIZE, axis=0)
+    prompt = Prompt("<image> <image>", (np.repeat(wide, 3, axis=2), pixels(7, 3 * SIZE)))
+    loader = ImageLoader("", SIZE, "anyres")
+    arguments = (TEMPLATES["llama3"], tokenizer, NUM_VISUAL, loader, layout)
+    example, images = read_prompt(prompt, "prompt 1", *arguments)
+    assert [type(media) for media in example.images] == [str, Tile, Tile, str, *[Tile] * 4]
+    assert len(images) == 8 and all(image.shape == (SIZE, SIZE, 3) for image in images)
+    left, right = (image[SIZE // 2, SIZE // 2, 0] for image in images[1:3])
+    assert left < 3 * SIZE / 2 < right
+    assert [image.max() for image in images[3:]] == [7] * 5
+    has_mixtures = max_tiles is not None
+    read = ReadPrompt(example, images, 9)
+    batch = create_batch([read, made(tokenizer, 2)], SIZE, has_mixtures)
+    here = slice(batch.tokens.shape[1] - len(example), None)
+    np.testing.assert_array_equal(batch.visual_index[0, here], example.visual_index)
+    assert (batch.visual_index == -2).any()
+    assert (batch.mixture is not None) == has_mixtures
+    if has_mixtures:
+        for array, expected in zip(batch.mixture, example.sources, strict=True):
+            np.testing.assert_array_equal(array[0, here], expected)
+            assert len(np.unique(array[0, : here.start])) == 1
+        assert example.mixture.weights.max(axis=1).min() < 1 and not batch.mixture[1][1].any()
 
 
 def pixels(value, size=SIZE):

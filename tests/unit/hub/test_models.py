@@ -27,6 +27,7 @@ CONFIGS = {
     "wide": dataclasses.replace(
         BASE, visual_tokens=VisualTokensConfig(reduction="concat_interpolation", num_tokens=4)
     ),
+    "newline": dataclasses.replace(BASE, image_newline=True),
     "no blocks": dataclasses.replace(
         BASE, vision=dataclasses.replace(BASE.vision, feature_layer=0)
     ),
@@ -66,6 +67,7 @@ def test_names_of_released_checkpoints():
     tensors = metamorph.to_hf(random_params(BASE), BASE)
     released = dict(tensors)
     released["model.vision_proj.weight"] = np.ones((3, 3))
+    released["model.image_newline"] = np.ones(16)
     released["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(2)
     released[f"{TOWER}post_layernorm.weight"] = np.ones(8)
     released[f"{TOWER}head.probe"] = np.ones((1, 1, 8))
@@ -121,6 +123,16 @@ def test_parameters_come_in_param_dtype():
     config = dataclasses.replace(BASE, param_dtype="bfloat16")
     params = metamorph.from_hf(tensors, config)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+
+
+def test_newline_of_a_model_that_has_one():
+    config = CONFIGS["newline"]
+    tensors = metamorph.to_hf(random_params(config), config)
+    newline = metamorph.from_hf(tensors, config)["image_newline"]["embedding"]
+    np.testing.assert_array_equal(newline, tensors["model.image_newline"])
+    del tensors["model.image_newline"]
+    with pytest.raises(UserError, match=r"image_newline: .*\n.*1 missing: vector"):
+        metamorph.from_hf(tensors, config)
 
 
 def test_unknown_tensor():

@@ -139,6 +139,7 @@ def test_num_params_is_what_the_model_allocates():
         vision_head="mlp2x_gelu",
         connector="mlp3x_gelu",
         contrastive_dim=48,
+        image_newline=True,
     )
     clip = dataclasses.replace(
         config,

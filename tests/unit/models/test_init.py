@@ -108,7 +108,7 @@ def test_every_parameter_has_a_partition(name):
 
 
 def test_values_follow_their_rules():
-    config = tiny_model(contrastive_dim=6)
+    config = tiny_model(contrastive_dim=6, image_newline=True)
     params = flat(init_params(config, jax.random.key(0)))
     abstract = flat(abstract_params(config))
     assert {k: (v.shape, v.dtype) for k, v in params.items()} == {
@@ -126,6 +126,9 @@ def test_values_follow_their_rules():
     scale = params["contrastive/logit_scale"]
     np.testing.assert_allclose(scale, math.log(10), rtol=tolerances.FLOAT32_REORDERED)
     assert params["contrastive/logit_bias"] == -5
+    # Sixteen draws of deviation 1 / sqrt(16), as LLaVA has it.
+    assert 0.1 < np.std(params["image_newline/embedding"]) < 0.5
+    assert flat(logical_axes(config))["image_newline/embedding"] == ("embed",)
     blocks = np.asarray(params["language_model/blocks/mlp/up/kernel"])
     assert np.abs(blocks[0] - blocks[1]).max() > 0.01  # every block has numbers of its own
 

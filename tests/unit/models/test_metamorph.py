@@ -117,3 +117,43 @@ def test_bfloat16_compute_keeps_features_and_predictions_in_float32(params):
     exact = call(params, "__call__", batch)
     np.testing.assert_allclose(output.features, exact.features, rtol=0, atol=tolerances.BFLOAT16)
     assert jax.tree.all(jax.tree.map(lambda leaf: leaf.dtype == np.float32, params))
+
+
+NEWLINE_CONFIG = tiny_model(image_newline=True)
+
+
+def test_newlines_and_mixtures_sit_where_the_index_says():
+    params = random_params(NEWLINE_CONFIG)
+    batch = tiny_batch(0, num_rows=2)
+    batch["visual_index"][:, [4, 15]] = -2
+    random = np.random.default_rng(0)
+    visual = random.normal(size=(2, 2, 4, 16)).astype(np.float32)
+    sources = random.integers(0, 8, (2, 24, 4))
+    weights = random.random((2, 24, 4)).astype(np.float32)
+    arguments = (batch["tokens"], batch["visual_index"], visual, (sources, weights))
+    out = np.asarray(call(params, "embed", *arguments, config=NEWLINE_CONFIG))
+    flat = visual.reshape(2, 8, 16)
+    table = params["language_model"]["embed_tokens"]["embedding"]
+    for row in range(2):
+        for position, index in enumerate(batch["visual_index"][row]):
+            expected = table[batch["tokens"][row, position]]
+            if index == -2:
+                expected = params["image_newline"]["embedding"]
+            elif index >= 0:
+                expected = weights[row, position] @ flat[row, sources[row, position]]
+            np.testing.assert_allclose(
+                out[row, position], expected, rtol=0, atol=tolerances.FLOAT32_REORDERED
+            )
+
+
+def test_the_newline_is_a_vector_of_its_own():
+    assert set(random_params(NEWLINE_CONFIG)) - set(random_params(CONFIG)) == {"image_newline"}
+    batch = tiny_batch(0, num_rows=1)
+    batch["visual_index"][:, 4] = -2
+
+    def total(params):
+        hidden = MetaMorph(NEWLINE_CONFIG).apply({"params": params}, batch).hidden
+        return jnp.sum(hidden[:, 5] ** 2)
+
+    grads = quick_jit(jax.grad(total))(random_params(NEWLINE_CONFIG))
+    assert np.abs(grads["image_newline"]["embedding"]).max() > 0

@@ -20,6 +20,7 @@ from metamorph_jax.data.lint.survey import StageToSurvey, examined_chunks, surve
 from metamorph_jax.data.pipeline import TrainingData
 from metamorph_jax.data.spans import ImageSpan
 from metamorph_jax.data.templates import TEMPLATES
+from metamorph_jax.data.views import view_layout
 from metamorph_jax.errors import UserError
 from tests.data_files import small_tokenizer, write_dataset, write_images, write_jsonl
 
@@ -49,7 +50,17 @@ def survey(stage, folder, **options):
     return found, [(line["where"], line["reason"], line["trouble"]) for line in lines]
 
 
-def test_counts_and_plan_are_those_of_training(stage, folder):
+def with_views(stage):
+    """Returns a stage that shows images it only reads as several views."""
+    data = dataclasses.replace(stage.data, image_geometry="anyres")
+    layout = view_layout(data, stage.image_size, stage.writing.num_visual_tokens)
+    writing = dataclasses.replace(stage.writing, layout=layout)
+    return dataclasses.replace(stage, data=data, writing=writing)
+
+
+@pytest.mark.parametrize("geometry", ["square", "anyres"])
+def test_counts_and_plan_are_those_of_training(stage, folder, geometry):
+    stage = with_views(stage) if geometry == "anyres" else stage
     found, _ = survey(stage, folder)
     training = TrainingData(
         stage.data,
@@ -73,8 +84,29 @@ def test_counts_and_plan_are_those_of_training(stage, folder):
     assert found.plan.image_fill_fraction == training["images_per_epoch"] / places
     assert round(found.plan.steps_per_epoch, 2) == training["steps_per_epoch"]
     assert found.plan.total_epochs == 90 / found.plan.steps_per_epoch
+    for sample in found.samples:  # pixels are found by the number of the span
+        numbers = [span.number for span in sample.spans if isinstance(span, ImageSpan)]
+        assert all(sample.pixels[number].shape == (8, 8, 3) for number in numbers)
     assert not found.plan.is_estimate
     assert found.worst_fraction == 0
+
+
+@pytest.mark.parametrize("depth", ["decode", "headers", "none"])
+def test_an_image_whose_size_is_unknown_is_found_once(stage, tmp_path, depth):
+    write_images(tmp_path, 1)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    turns = [{"from": "human", "value": "<image> What?"}, {"from": "gpt", "value": "A cat."}]
+    names = ("0.png", "bad.png", "gone.png")
+    path = write_jsonl(
+        tmp_path / "a.jsonl", [{"image": name, "conversations": turns} for name in names]
+    )
+    stage = with_views(stage)
+    data = dataclasses.replace(stage.data, sources=(SourceConfig(path=str(path)),))
+    found, findings = survey(dataclasses.replace(stage, data=data), tmp_path, depth=depth)
+    errors = [(where, reason) for where, reason, _ in findings if reason.endswith("media")]
+    assert errors == [(f"{path}:2", "unreadable_media"), (f"{path}:3", "missing_media")]
+    assert (found.sources[0].rows["length"] > 0).tolist() == [True, False, False]
+    assert found.sources[0].rows["num_images"].tolist() == [3, 0, 0]
 
 
 def test_workers_see_the_same(stage, folder):
