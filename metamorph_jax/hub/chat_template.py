@@ -12,26 +12,50 @@ from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.errors import UserError
 
 # Filled in by `string.Template`, whose $ jinja has no use for.
-_CONTENT = """\
-{%- macro said(content) -%}
-{%- set all = namespace(text='') -%}
+_JINJA = """\
+{%- macro said(content, is_question) -%}
+{%- set all = namespace(text='', words='', before='', images=0) -%}
 {%- if content is string -%}
 {%- set all.text = content -%}
 {%- else -%}
 {%- for part in content -%}
-{%- set all.text = all.text + ($image if part['type'] == 'image' else part['text']) -%}
+{%- if part['type'] == 'image' -%}
+{%- if all.images == 0 -%}
+{%- set all.before = all.words -%}
+{%- endif -%}
+{%- set all.text = all.text + $image -%}
+{%- set all.images = all.images + 1 -%}
+{%- else -%}
+{%- set all.text = all.text + part['text'] -%}
+{%- set all.words = all.words + part['text'] -%}
+{%- endif -%}
 {%- endfor -%}
+{%- if is_question and all.images == 1 and ($moves) -%}
+{%- set all.text = $image + ('\\n' + (all.words | trim) if all.words | trim else '') -%}
+{%- endif -%}
 {%- endif -%}
 {{- $all -}}
 {%- endmacro -%}
 {{- $begin -}}
-{%- for message in messages -%}
-"""
-_TURN = """\
-{%- $word message['role'] == '$role' -%}
-{{- $before -}}{{- said(message['content']) -}}{{- $after -}}
-"""
-_END = """\
+{%- set system = namespace(text=$default, there=$default != '') -%}
+{%- set dialogue = messages -%}
+$own_system
+{%- set opening = $before_system + system.text + $after_system if system.there else '' -%}
+{%- if not $inside -%}
+{{- opening -}}
+{%- endif -%}
+{%- for message in dialogue -%}
+{%- if message['role'] == 'user' -%}
+{%- if not loop.first -%}
+{{- $between -}}
+{%- endif -%}
+{{- $before_user -}}
+{%- if loop.first and $inside -%}
+{{- opening -}}
+{%- endif -%}
+{{- said(message['content'], true) -}}{{- $after_user -}}
+{%- elif message['role'] == 'assistant' -%}
+{{- $header + $lead -}}{{- said(message['content'], false) -}}{{- $end -}}
 {%- else -%}
 {{- raise_exception('this template has no turn by ' + message['role']) -}}
 {%- endif -%}
@@ -40,6 +64,18 @@ _END = """\
 {{- $header -}}
 {%- endif -%}
 """
+_OWN_SYSTEM = """\
+{%- if messages and messages[0]['role'] == 'system' -%}
+{%- set system.text = said(messages[0]['content'], false) -%}
+{%- set system.there = true -%}
+{%- set dialogue = messages[1:] -%}
+{%- endif -%}
+"""
+_MOVES = {  # whether the one image of a question is put on a line of its own in front
+    "as_written": "''",
+    "front": "'always'",
+    "front_if_behind": "all.before",
+}
 
 
 def to_jinja(template: Template, tokenizer: Tokenizer, image_token: str) -> str:
@@ -53,42 +89,34 @@ def to_jinja(template: Template, tokenizer: Tokenizer, image_token: str) -> str:
     Raises:
         UserError: The template does what jinja over single messages cannot.
     """
-    _check(template)
+    if template.questions != "as_written" or template.signal:
+        raise UserError(
+            f"template {template.name} cannot be written as chat_template.jinja, because it "
+            "drops questions or marks turns in plain text; export a model of another template"
+        )
 
     def spelled(markup: str) -> str:
         return json.dumps(_spell(markup, template, tokenizer))
 
-    turns = [("user", *template.user), ("assistant", *template.answer[::2])]
-    if template.system is not None:
-        turns.append(("system", *template.system))
-    text = string.Template(_CONTENT).substitute(
+    before_system, after_system = template.system or ("", "")
+    header, lead, end = template.answer
+    return string.Template(_JINJA).substitute(
         image=json.dumps(image_token),
+        moves=_MOVES[template.image_place] + (" | trim" if template.strip else ""),
         all="all.text | trim" if template.strip else "all.text",
         begin=spelled(template.begin),
+        default=json.dumps(template.system_text or ""),
+        own_system=_OWN_SYSTEM.rstrip() if template.system is not None else "",
+        before_system=spelled(before_system),
+        after_system=spelled(after_system),
+        inside="true" if template.system_in_question else "false",
+        between=spelled(template.between),
+        before_user=spelled(template.user[0]),
+        after_user=spelled(template.user[1]),
+        header=spelled(header),
+        lead=spelled(lead),
+        end=spelled(end),
     )
-    for number, (role, before, after) in enumerate(turns):
-        text += string.Template(_TURN).substitute(
-            word="elif" if number else "if",
-            role=role,
-            before=spelled(before),
-            after=spelled(after),
-        )
-    return text + string.Template(_END).substitute(header=spelled(template.answer[0]))
-
-
-def _check(template: Template) -> None:
-    """Raises a UserError if turns are not simply written one after another."""
-    header, lead, _ = template.answer
-    usual = dict(questions="as_written", image_place="as_written", signal="", between="", end="")
-    odd = [name for name, value in usual.items() if getattr(template, name) != value]
-    odd += ["system_in_question"] if template.system_in_question else []
-    odd += ["system_text"] if template.system_text is not None else []
-    odd += ["answer"] if lead or not header else []
-    if odd:
-        raise UserError(
-            f"template {template.name} cannot be written as chat_template.jinja, because of its "
-            f"{', '.join(odd)}; 'metamorph_llama3', 'llama3' and 'jinja' can"
-        )
 
 
 def _spell(markup: str, template: Template, tokenizer: Tokenizer) -> str:
