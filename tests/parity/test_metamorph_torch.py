@@ -331,5 +331,7 @@ def test_what_does_not_fit_is_refused(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="padded on the right"):
         mask = torch.tensor([[1, 1, 0]])
         model.generate_multimodal(torch.tensor([[1, 2, 0]]), attention_mask=mask)
+    with pytest.raises(ValueError, match="max_new_tokens=0"):
+        model.generate_multimodal(torch.tensor([[1]]), max_new_tokens=0)
     with pytest.raises(ValueError, match="9 tokens, which leaves none of the model's 8"):
         model.generate_multimodal(torch.ones(1, 9, dtype=torch.long))

@@ -109,7 +109,7 @@ class MetaMorphGeneration:
             generator: of the draws, a `torch.Generator`.
 
         Raises:
-            ValueError: A prompt is not padded on the left, or leaves no room for an answer.
+            ValueError: A prompt is not padded on the left, or there is no room for an answer.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         lengths = mask.sum(dim=1)
@@ -136,6 +136,8 @@ class MetaMorphGeneration:
 
     def _limits(self, mask, lengths, max_new_tokens):
         """Returns the steps that each row may have."""
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={max_new_tokens}: at least 1 was expected")
         if not bool(mask[:, -1].all()):
             raise ValueError("prompts are padded on the right; answers follow only left padding")
         longest = self.config.text_config.max_position_embeddings

@@ -2,7 +2,7 @@
 
 The chat template runs over marks, one for each text and picture of the conversation; what it
 writes around them is its own. Texts are put in afterwards, with an escape character wherever they
-spell, or begin to spell, what would count.
+spell what would count.
 """
 
 import itertools
@@ -29,8 +29,7 @@ class PromptCode:
     def __init__(self, image_token, control_tokens):
         self._image_token = image_token
         meant = {image_token, *control_tokens, _ESCAPE, _BORDER}
-        self._meant = sorted(meant, key=len, reverse=True)
-        spelled = "|".join(map(re.escape, self._meant))
+        spelled = "|".join(map(re.escape, sorted(meant, key=len, reverse=True)))
         self._starts = re.compile(f"(?={spelled})")
         self._pieces = re.compile(f"{_ESCAPE}(?P<literal>.)|(?P<meant>{spelled})", re.DOTALL)
 
@@ -79,14 +78,8 @@ class PromptCode:
         return (_BORDER if is_first and is_answer else "") + self.escape(content)
 
     def escape(self, text):
-        """Returns a text in which nothing that is spelled is meant, whatever follows it."""
-        places = {match.start() for match in self._starts.finditer(text)}
-        for place in range(max(len(text) - len(self._meant[0]), 0), len(text)):
-            # What follows could complete a token that begins here.
-            if any(token.startswith(text[place:]) for token in self._meant):
-                places.add(place)
-        bounds = [0, *sorted(places), len(text)]
-        return _ESCAPE.join(text[a:b] for a, b in itertools.pairwise(bounds))
+        """Returns a text in which nothing that is spelled is meant."""
+        return self._starts.sub(_ESCAPE, text)
 
     def read(self, prompt):
         """Yields (texts, meant, span) in order.

@@ -9,13 +9,18 @@ import torch
 from metamorph_jax.config.presets import llm_preset, vision_preset
 from metamorph_jax.config.schema_model import ModelConfig, RopeScaling, VisualTokensConfig
 from metamorph_jax.errors import UserError
+from metamorph_jax.hub.layouts import OwnName, to_theirs
 from metamorph_jax.hub.metamorph_config import (
     choose_placeholder,
     metamorph_config_json,
     metamorph_model_config,
 )
+from metamorph_jax.hub.parts import part_tables
 from metamorph_jax.hub.remote.configuration_metamorph import MetaMorphConfig
-from metamorph_jax.hub.remote.modeling_metamorph import MetaMorphModel
+from metamorph_jax.hub.remote.modeling_metamorph import (
+    MetaMorphForConditionalGeneration,
+    MetaMorphModel,
+)
 from tests import injection
 from tests.data_files import small_tokenizer
 from tests.tiny import tiny_model
@@ -158,3 +163,19 @@ def test_the_class_names_what_is_wrong(changes, message):
 def test_ids_have_no_usual_value():
     with pytest.raises(ValueError, match="lacks image_token_id, image_start_token_id"):
         MetaMorphModel(MetaMorphConfig())
+
+
+@pytest.mark.parametrize("config", [PUBLISHED, other_config()], ids=["published", "other"])
+def test_names_in_memory_are_those_on_disk(config, tokenizer):
+    """At full size, without its numbers: no renaming by any release applies."""
+    fields = metamorph_config_json(config, tokenizer, "float32")
+    with torch.device("meta"):
+        model = MetaMorphForConditionalGeneration(MetaMorphConfig.from_dict(fields))
+    expected = {
+        to_theirs("composite", OwnName(part, name))
+        for part, table in part_tables(config).items()
+        for name in table.names()
+    }
+    assert {name for name, _ in model.named_parameters()} == expected
+    tied = {"lm_head.weight"} if config.llm.tie_embeddings else set()
+    assert set(model.state_dict()) - tied == expected
