@@ -141,13 +141,15 @@ class ImageLoader:
         Raises:
             BadSample: a part lies outside the image.
         """
-        part = functools.cache(lambda media: _part(media, image, name))
-        canvas = functools.cache(lambda media, size: anyres_canvas(part(media), size))
+
+        @functools.lru_cache(maxsize=1)  # the tiles of a copy follow one another
+        def canvas(media: Media, resolution: tuple[int, int]) -> Image.Image:
+            return anyres_canvas(_part(media, image, name), resolution)
 
         def pixels(media: Media) -> Pixels:
             if isinstance(media, Tile):
                 return cut_tile(canvas(media.image, media.resolution), media.number, self.size)
-            return self.fit(part(media))
+            return self.fit(_part(media, image, name))
 
         return [pixels(media) for media in medias]
 

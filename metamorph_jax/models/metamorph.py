@@ -78,7 +78,7 @@ class MetaMorph(nn.Module):
             self.contrastive = ContrastiveHead(cfg, *types)
         if cfg.image_newline:
             width = cfg.llm.embed_dim
-            # Deviation: LLaVA `llava_arch.py`, initialize_vision_modules.
+            # Drawn as LLaVA's `llava_arch.py` does (initialize_vision_modules).
             self.image_newline = Vector(width, "embed", *types, stddev=width**-0.5)
 
     def __call__(self, batch: Batch) -> MetaMorphOutput:
