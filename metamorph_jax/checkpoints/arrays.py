@@ -5,7 +5,6 @@ shards, and reads them back into any sharding. It does not notice damage, nor do
 manifest.py and selection.py do.
 """
 
-import asyncio
 import itertools
 import logging
 import math
@@ -106,28 +105,28 @@ def write_blocks(
     types = orbax.type_handlers
 
     class Handler(types.NumpyHandler):
-        """Stores a `_Leaf` as Orbax stores a numpy array, but in blocks and one after another."""
+        """Stores a `_Leaf` as Orbax stores a numpy array, but in blocks and one after another.
 
-        def __init__(self):
-            super().__init__(deepcopy_host_arrays=False)
-            self._turn = asyncio.Lock()
+        Nothing is awaited, so that no other array is begun before this one is written, and nothing
+        is left under way if a disk is full.
+        """
 
         async def _open_and_write(self, value, tspec, ts_context):
             import tensorstore
 
             spec = tensorstore.Spec(tspec)
-            async with self._turn:
-                store = await tensorstore.open(spec, create=True, open=True, context=ts_context)
-                pending = None
-                for index in blocks(store.shape, store.chunk_layout.write_chunk.shape):
-                    block = value.reader.read(index)
-                    if pending is not None:
-                        await pending
-                    pending = store[index].write(block, can_reference_source_data_indefinitely=True)
-                    on_written(block.nbytes)
-                await pending
+            store = tensorstore.open(spec, create=True, open=True, context=ts_context).result()
+            pending = None
+            for index in blocks(store.shape, store.chunk_layout.write_chunk.shape):
+                block = value.reader.read(index)
+                if pending is not None:
+                    pending.result()
+                pending = store[index].write(block, can_reference_source_data_indefinitely=True)
+                on_written(block.nbytes)
+            if pending is not None:
+                pending.result()
 
-    registry = types.create_type_handler_registry((_Leaf, Handler()))
+    registry = types.create_type_handler_registry((_Leaf, Handler(deepcopy_host_arrays=False)))
     handler = orbax.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
     leaves = unflatten({name: _Leaf(reader) for name, reader in named.items()})
     args = orbax.args.PyTreeSave(leaves, save_args=unflatten(_chunked(orbax, named)))

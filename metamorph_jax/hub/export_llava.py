@@ -16,39 +16,43 @@ from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.errors import UserError
 from metamorph_jax.hub.chat_template import to_jinja
 from metamorph_jax.hub.configs import llm_config_json, vision_config_json
+from metamorph_jax.hub.generation_config import generation_json
 from metamorph_jax.hub.image_processors import image_processor_json
+from metamorph_jax.hub.metamorph_config import reserved_token
 
 IMAGE_TOKEN = "<image>"
 _VOCAB_MULTIPLE = 64  # that Hugging Face's own conversions pad a grown vocabulary to
-_NORM = "post_layernorm"
 
 
 class Placeholder(NamedTuple):
     """The token that stands for one visual token in the ids.
 
     Attributes:
-        id: of the token "<image>".
+        token: as the tokenizer spells it.
+        id: of it.
         is_new: the tokenizer has to learn it.
         vocab_size: rows that the exported tables need.
     """
 
+    token: str
     id: int
     is_new: bool
     vocab_size: int
 
 
 def choose_placeholder(config: ModelConfig, tokenizer: Tokenizer) -> Placeholder:
-    """Returns the placeholder: the tokenizer's own "<image>", else a new token behind the others.
+    """Returns the placeholder: the tokenizer's "<image>", a reserved token, or a new "<image>".
 
     A vocabulary without room for it grows by rows that are the mean of the others, as new tokens
     begin; no text and no answer contains them.
     """
-    rows = config.llm.vocab_size
-    if IMAGE_TOKEN in tokenizer.names:
-        return Placeholder(tokenizer.names[IMAGE_TOKEN], False, rows)
+    rows, names = config.llm.vocab_size, tokenizer.names
+    known = IMAGE_TOKEN if IMAGE_TOKEN in names else reserved_token(tokenizer)
+    if known is not None:
+        return Placeholder(known, names[known], False, rows)
     if tokenizer.vocab_size >= rows:
         rows = -(-(tokenizer.vocab_size + 1) // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
-    return Placeholder(tokenizer.vocab_size, True, rows)
+    return Placeholder(IMAGE_TOKEN, tokenizer.vocab_size, True, rows)
 
 
 def check_exportable(config: ModelConfig) -> None:
@@ -109,7 +113,7 @@ def llava_files(
         "patch_size": vision.patch_size,
         "vision_feature_select_strategy": strategy,
         "num_additional_image_tokens": int(vision.family == "clip"),
-        "image_token": IMAGE_TOKEN,
+        "image_token": placeholder.token,
     }
     return {
         "config.json": {
@@ -117,7 +121,7 @@ def llava_files(
             "model_type": "llava",
             "dtype": dtype,
             "text_config": text | ids,
-            "vision_config": vision_config_json(tower),
+            "vision_config": vision_config_json(tower) | {"num_hidden_layers": tower.num_layers},
             "image_token_index": placeholder.id,
             "image_seq_length": config.visual_tokens.num_tokens,
             "projector_hidden_act": "gelu",
@@ -126,14 +130,19 @@ def llava_files(
             "vision_feature_select_strategy": strategy,
             "tie_word_embeddings": config.llm.tie_embeddings,
         },
-        "generation_config.json": ids | {"do_sample": False, "max_new_tokens": 512},
+        "generation_config.json": ids | generation_json(tokenizer, stop, placeholder.vocab_size),
         "processor_config.json": processor | {"image_processor": images},
         "preprocessor_config.json": images | {"processor_class": "LlavaProcessor"},
-        "chat_template.jinja": _jinja(template, tokenizer).encode(),
+        "chat_template.jinja": _jinja(template, tokenizer, placeholder.token).encode(),
     }
 
 
-def _jinja(template: AnyTemplate, tokenizer: Tokenizer) -> str:
+def _jinja(template: AnyTemplate, tokenizer: Tokenizer, image_token: str) -> str:
     if isinstance(template, Template):
-        return to_jinja(template, tokenizer, IMAGE_TOKEN)
+        start, end = "", ""
+        if template.image_tokens:
+            names = {id_: name for name, id_ in tokenizer.names.items()}
+            ids = tokenizer.image_token_ids(f"template {template.name}")
+            start, end = (names[id_] for id_ in ids)
+        return to_jinja(template, tokenizer, f"{start}{image_token}{end}")
     return tokenizer.chat_template or ""

@@ -20,6 +20,8 @@ from metamorph_jax.data.templates import (
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.errors import UserError
 from metamorph_jax.hub.chat_template import to_jinja
+from metamorph_jax.hub.generation_config import generation_json
+from metamorph_jax.hub.image_processors import image_processor_json
 from metamorph_jax.hub.metamorph_config import (
     AUTO_MAP,
     Placeholder,
@@ -29,7 +31,6 @@ from metamorph_jax.hub.metamorph_config import (
 
 _REMOTE = Path(__file__).parent / "remote"
 REMOTE_FILES = tuple(sorted(path.name for path in _REMOTE.glob("*_metamorph.py")))
-_BICUBIC = 3  # as image processors number it
 _PROCESSOR = {
     "processor_class": "MetaMorphProcessor",
     "auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]},
@@ -69,12 +70,13 @@ def metamorph_files(
     fields = metamorph_config_json(config, tokenizer, dtype)
     check_template(template, tokenizer)
     placeholder = choose_placeholder(tokenizer, config.llm.vocab_size)
-    size = config.vision.image_size
     return {
         "config.json": fields,
-        "generation_config.json": _generation(config, tokenizer, template),
+        "generation_config.json": generation_json(
+            tokenizer, stop_ids(template, tokenizer), config.llm.vocab_size
+        ),
         "processor_config.json": _processor(config, tokenizer, placeholder, image_geometry),
-        "preprocessor_config.json": _image_processor(size) | _PROCESSOR,
+        "preprocessor_config.json": image_processor_json(config.vision, "square") | _PROCESSOR,
         "chat_template.jinja": _jinja(template, tokenizer, placeholder).encode(),
         **{name: (_REMOTE / name).read_bytes() for name in REMOTE_FILES},
     }
@@ -85,24 +87,6 @@ def _jinja(template: AnyTemplate, tokenizer: Tokenizer, placeholder: Placeholder
     if isinstance(template, Template):
         return to_jinja(template, tokenizer, placeholder.token)
     return tokenizer.chat_template or ""
-
-
-def _generation(config: ModelConfig, tokenizer: Tokenizer, template: AnyTemplate) -> dict[str, Any]:
-    """Returns `generation_config.json`: what ends an answer, and what one may not contain.
-
-    Image tokens are suppressed, too: `generate` answers in text, and `generate_multimodal` knows
-    when they may stand.
-    """
-    stop, special = stop_ids(template, tokenizer), tokenizer.special
-    unused = range(tokenizer.vocab_size, config.llm.vocab_size)
-    return {
-        "bos_token_id": special.begin_of_text,
-        "eos_token_id": list(stop),
-        "pad_token_id": special.pad,
-        "suppress_tokens": sorted({*tokenizer.control_ids, *unused} - {*stop}),
-        "do_sample": False,
-        "max_new_tokens": 512,
-    }
 
 
 def _processor(
@@ -120,7 +104,7 @@ def _processor(
         "num_image_tokens": config.visual_tokens.num_tokens,
         "image_geometry": image_geometry,
         "control_tokens": _unmarked(tokenizer),
-        "image_processor": _image_processor(config.vision.image_size),
+        "image_processor": image_processor_json(config.vision, "square"),
     }
 
 
@@ -128,22 +112,3 @@ def _unmarked(tokenizer: FastTokenizer) -> list[str]:
     """Returns the control tokens that the folder does not mark as special."""
     added = json.loads(tokenizer.definition).get("added_tokens") or []
     return sorted({*tokenizer.names} - {token["content"] for token in added if token["special"]})
-
-
-def _image_processor(size: int) -> dict[str, Any]:
-    """Returns the fields of SigLIP's image processor.
-
-    **Source:** `preprocessor_config.json` of google/siglip-so400m-patch14-384.
-    """
-    return {
-        "image_processor_type": "SiglipImageProcessor",
-        "do_resize": True,
-        "size": {"height": size, "width": size},
-        "resample": _BICUBIC,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "do_convert_rgb": True,
-    }

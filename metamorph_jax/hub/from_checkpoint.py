@@ -149,7 +149,7 @@ def _contents(
         rows = placeholder.vocab_size
         tensors = tensors_to_write(model, params, "llava", dtype, rows)
         tensors |= _llava_rest(unused, model.vision.embed_dim, np.dtype(dtype or stored))
-        new_tokens = (export_llava.IMAGE_TOKEN,) if placeholder.is_new else ()
+        new_tokens = (placeholder.token,) if placeholder.is_new else ()
     kind = files["config.json"]["architectures"][0]
     files[CARD_FILE] = model_card(run, trained.meta, kind).encode()
     files[MANIFEST_FILE] = json.loads(trained.meta.to_json())

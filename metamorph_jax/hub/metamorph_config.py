@@ -60,11 +60,15 @@ def choose_placeholder(tokenizer: Tokenizer, vocab_size: int) -> Placeholder:
         tokenizer: of the model.
         vocab_size: of the model.
     """
-    reserved = sorted((id_, name) for name, id_ in tokenizer.names.items() if _RESERVED.match(name))
-    if reserved:
-        id_, name = reserved[0]
-        return Placeholder(name, id_)
+    if reserved := reserved_token(tokenizer):
+        return Placeholder(reserved, tokenizer.names[reserved])
     return Placeholder(_IMAGE_TAG, tokenizer.names.get(_IMAGE_TAG, vocab_size))
+
+
+def reserved_token(tokenizer: Tokenizer) -> str | None:
+    """Returns the first special token that a tokenizer keeps free for others' use."""
+    names = tokenizer.names
+    return min((n for n in names if _RESERVED.match(n)), key=names.__getitem__, default=None)
 
 
 def metamorph_config_json(config: ModelConfig, tokenizer: Tokenizer, dtype: str) -> dict[str, Any]:

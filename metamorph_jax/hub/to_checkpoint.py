@@ -87,7 +87,7 @@ def infer_run(folders: Sequence[Path], out: Path) -> RunConfig:
     settings = TokenizerConfig(
         path=str(target),
         template=_usual_template(tokenizer, model),
-        image_tokens=None if model.vision_head == "none" else True,
+        image_tokens=model.vision_head != "none",  # LLaVA announces no image
     )
     names = tuple(str(folder) for folder in folders)
     model = dataclasses.replace(model, init_from=names)
