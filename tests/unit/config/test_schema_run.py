@@ -138,3 +138,11 @@ def test_a_recipe_with_zeros_lists_them_by_path():
     assert "config.model.llm: num_kv_heads=0 must be at least 1" in message
     assert "config.model.vision: patch_size=0 must be at least 1" in message
     assert "config.stages.vpit.data: sources is empty" in message
+
+
+def test_a_model_without_vision_head_takes_no_visual_loss():
+    digits = load_recipe(DIGITS)
+    llava = dataclasses.replace(digits.model, vision_head="none")
+    problems = dataclasses.replace(digits, model=llava).problems()
+    assert len(problems) == 1 and problems[0].startswith("stages.vpit.loss.visual_weight=1.0, but")
+    assert "set it to 0" in problems[0]
