@@ -263,8 +263,13 @@ class RunConfig:
                         f"stages.{stage.name}.data.max_seq_len={data.max_seq_len} cannot hold one "
                         f"image of {tokens.num_tokens} tokens and its conversation"
                     )
-            if stage.objective == "vpit":
-                found += _beyond_model(stage, self.model)
+            if stage.objective == "vpit" and self.model.vision_head == "none":
+                if stage.loss.visual_weight:
+                    found.append(
+                        f"stages.{stage.name}.loss.visual_weight={stage.loss.visual_weight}, but "
+                        "model.vision_head is 'none', so that no visual token is predicted: set it "
+                        "to 0, or give the model a head"
+                    )
             if data.is_anyres:
                 found += [
                     f"stages.{stage.name}.data.image_geometry={data.image_geometry!r}, but {why}"
@@ -276,23 +281,6 @@ class RunConfig:
                     "model.visual_tokens.softmax_temperature is not set"
                 )
         return found
-
-
-def _beyond_model(stage: StageConfig, model: ModelConfig) -> list[str]:
-    """Returns what a stage asks of a model that it cannot do, one sentence each."""
-    found, where = [], f"stages.{stage.name}"
-    if stage.data.max_seq_len > model.llm.max_seq_len:
-        found.append(
-            f"{where}.data.max_seq_len={stage.data.max_seq_len} is more than "
-            f"model.llm.max_seq_len={model.llm.max_seq_len}, the longest that the decoder is meant "
-            "for (its rotary embedding, or a sliding window of its checkpoint): use shorter rows"
-        )
-    if model.vision_head == "none" and stage.loss.visual_weight:
-        found.append(
-            f"{where}.loss.visual_weight={stage.loss.visual_weight}, but model.vision_head is "
-            "'none', so that no visual token is predicted: set it to 0, or give the model a head"
-        )
-    return found
 
 
 def _no_anyres(model: ModelConfig) -> list[str]:

@@ -1,6 +1,8 @@
 """Hugging Face names, files and shapes, both ways.
 
     table.py        a row of a mapping table, and the two functions that walk it
+    configs.py      config.json <-> our configurations; decoder_configs.py, tower_configs.py and
+                    config_values.py are behind it
     llama.py        decoder
     siglip.py       SigLIP tower
     clip.py         CLIP tower

@@ -3,6 +3,7 @@
 Nothing is read from a file's name. Whole models are in `configs.py`; weights in `llama.py`.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -193,7 +194,8 @@ def _read_max_seq_len(values: Values, family: str, num_layers: int) -> int:
         return longest
     print(
         f"{values.where}: layers look back sliding_window={window} tokens; sequences of up to so "
-        f"many are the same with full attention, so max_seq_len is {window}, not {longest}"
+        f"many are the same with full attention, so max_seq_len is {window}, not {longest}",
+        file=sys.stderr,
     )
     return window
 

@@ -18,6 +18,7 @@ from metamorph_jax.optim.selection import select
 from metamorph_jax.training.memory import estimate_memory
 from metamorph_jax.training.stages import (
     check_batch_divides,
+    check_row_length,
     check_vocabulary,
     describe,
     missing_sources,
@@ -70,6 +71,7 @@ def _print_stage(config: RunConfig, stage: StageConfig, params: dict, mesh: dict
     """Prints batch arithmetic and memory of one stage."""
     num_shards = mesh["data"] * mesh["fsdp"]
     check_batch_divides(stage, num_shards)
+    check_row_length(config.model, stage)
     rows = (0, 1) if stage.train_new_token_rows else ()  # which two does not matter for counting
     where = f"config.stages.{stage.name}"
     selection = select(params, stage.trained, stage.excluded, rows, where)

@@ -100,6 +100,7 @@ def check_stages(config: RunConfig, mesh: Mesh, tokenizer: Tokenizer) -> None:
     check_template(choose_template(config.tokenizer), tokenizer)
     for stage in config.stages:
         check_batch_divides(stage, num_batch_shards(mesh))
+        check_row_length(config.model, stage)
         selection = stage_selection(config, stage, tokenizer)
         stage_optimizer(stage, selection, abstract_params(config.model))
         for path in missing_sources(stage):
@@ -252,6 +253,18 @@ def check_batch_divides(stage: StageConfig, num_shards: int) -> None:
             f"divide by {num_shards} batch shards (mesh data x fsdp) x grad_accum_steps="
             f"{stage.grad_accum_steps}; make it a multiple of "
             f"{num_shards * stage.grad_accum_steps}, or change the mesh"
+        )
+
+
+def check_row_length(model: ModelConfig, stage: StageConfig) -> None:
+    """Raises a UserError if rows may hold longer sequences than the decoder is meant for."""
+    longest, length = model.llm.max_seq_len, stage.data.max_seq_len
+    if stage.objective == "vpit" and length > longest:
+        raise UserError(
+            f"config.stages.{stage.name}.data.max_seq_len={length} is more than "
+            f"config.model.llm.max_seq_len={longest}, the longest sequence that the decoder is "
+            "meant for (by its rotary embedding, or by a sliding window of its checkpoint); make "
+            "rows shorter"
         )
 
 

@@ -23,7 +23,7 @@ from metamorph_jax.ops.normalize import normalize_pixels
 from tests import tolerances
 from tests.data_files import one_row, record, small_tokenizer
 from tests.model_helpers import quick_jit
-from tests.parity.torch_models import randomise
+from tests.parity.torch_models import largest_differences, randomise
 
 SIZE, MAX_SEQ_LEN = 12, 640
 CONVERSATIONS = [
@@ -61,9 +61,8 @@ def tokenizer(tmp_path_factory):
     return small_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-@pytest.fixture(scope="module", params=["clip+llama", "siglip+qwen2"])
-def model(request, tokenizer):
-    config = hf_config(request.param, tokenizer.vocab_size + 1)
+def create_model(name: str, tokenizer) -> transformers.LlavaForConditionalGeneration:
+    config = hf_config(name, tokenizer.vocab_size + 1)
     config._attn_implementation = "eager"
     return randomise(transformers.LlavaForConditionalGeneration(config), 0)
 
@@ -103,12 +102,12 @@ def their_logits(model, example, images, family: str) -> np.ndarray:
         return model(**arguments).logits[0].numpy()
 
 
-@pytest.mark.parametrize("layout", ["llava", "composite"])
-def test_logits_and_tensors(layout, model, tokenizer, tmp_path):
-    tensors = checkpoint(model, layout, tmp_path)
+def differences(model, tensors, layout: str, tokenizer) -> dict[str, float]:
+    """Returns the largest difference of the logits by number of images; checks the way back."""
     config = read_model_config(model.config.to_dict())
     assert config.vision_head == "none" and not config.visual_tokens.normalize
     params = metamorph.from_hf(tensors, config, layout)
+    assert_same_tensors(metamorph.to_hf(params, config, layout), tensors, layout)
     num_visual = config.visual_tokens.num_tokens
     examples, images = examples_and_images(tokenizer, num_visual)
     flat = [image for own in images for image in own]
@@ -123,14 +122,22 @@ def test_logits_and_tensors(layout, model, tokenizer, tmp_path):
         return module.apply({"params": params}, hidden, method="logits")
 
     ours = np.asarray(logits(params))[0, :, : config.llm.vocab_size]
+    pairs = {}
     for segment, (example, own) in enumerate(zip(examples, images, strict=True), start=1):
         theirs = their_logits(model, example, own, config.vision.family)
         assert 0.1 < np.abs(theirs).max() < 10
-        np.testing.assert_allclose(
-            ours[row["segment_ids"] == segment], theirs, rtol=0, atol=tolerances.PARITY
-        )
+        pairs[f"{len(own)} images"] = ours[row["segment_ids"] == segment], theirs
+    return largest_differences(pairs)
 
-    assert_same_tensors(metamorph.to_hf(params, config, layout), tensors, layout)
+
+@pytest.mark.parametrize("layout", ["llava", "composite"])
+@pytest.mark.parametrize("name", ["clip+llama", "siglip+qwen2"])
+def test_logits_and_tensors(name, layout, tokenizer, tmp_path):
+    model = create_model(name, tokenizer)
+    found = differences(model, checkpoint(model, layout, tmp_path), layout, tokenizer)
+    assert len(found) == len(CONVERSATIONS)
+    for images, difference in found.items():
+        assert difference <= tolerances.PARITY, images
 
 
 def assert_same_tensors(ours, theirs, layout: str) -> None:

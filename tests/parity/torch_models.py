@@ -1,4 +1,4 @@
-"""What the parity tests share: the families of decoders, and random weights for torch models."""
+"""What the parity tests share: decoders by family, random weights for torch models, differences."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -59,3 +59,12 @@ def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:
                 is_scale = "norm" in name and name.endswith("weight")
                 parameter.copy_(0.1 * noise + float(is_scale))
     return model.eval()
+
+
+def largest_differences(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Returns the largest absolute difference within each pair of arrays of one shape."""
+    found = {}
+    for name, (ours, theirs) in pairs.items():
+        assert np.shape(ours) == np.shape(theirs), name
+        found[name] = float(np.abs(np.asarray(ours) - np.asarray(theirs)).max())
+    return found

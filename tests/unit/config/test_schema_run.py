@@ -191,3 +191,11 @@ def test_anyres_needs_a_newline_and_a_square_of_patches():
     run = dataclasses.replace(load_recipe(DIGITS, overrides), model=model)
     (problem,) = run.problems()
     assert "num_tokens=65 is no square of patches" in problem and "cls_policy" in problem
+
+
+def test_a_model_without_vision_head_takes_no_visual_loss():
+    digits = load_recipe(DIGITS)
+    llava = dataclasses.replace(digits.model, vision_head="none")
+    problems = dataclasses.replace(digits, model=llava).problems()
+    assert len(problems) == 1 and problems[0].startswith("stages.vpit.loss.visual_weight=1.0, but")
+    assert "set it to 0" in problems[0]

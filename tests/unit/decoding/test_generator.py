@@ -1,5 +1,6 @@
 """From a run's folder to answers, in order, whatever shares a batch."""
 
+import copy
 import dataclasses
 import shutil
 
@@ -289,3 +290,19 @@ def test_views_are_read_as_in_training(tmp_path, geometry):
     allowed[special.image_start], allowed[special.image_end] = True, False
     logits[:, ~allowed] = -np.inf
     assert logits.argmax(axis=1).tolist() == firsts
+
+
+def test_a_model_without_vision_head_answers_with_text_only(tokenizer):
+    special = tokenizer.special
+    script = {"\n": [special.image_start, " cat"], " cat": [special.image_end, "."]}
+    script |= {".": [special.end_of_turn]}
+    generator = scripted_generator(tokenizer, script)
+    config = dataclasses.replace(generator.config, vision_head="none")
+    script_params = {k: v for k, v in generator.params.items() if k != "vision_head"}
+    headless = copy.copy(generator)
+    headless.config, headless.params = config, script_params
+    image = np.zeros((32, 32, 3), np.uint8)
+    for prompt in (Prompt("What is it?"), Prompt("What is it?", (image,))):
+        (answer,) = headless.generate([prompt])
+        assert (answer.text, answer.finish) == (" cat.", "end_of_turn")
+        assert len(answer.visual_tokens) == 0 and not answer.well_formed

@@ -177,7 +177,7 @@ QWEN2 = LLAMA31 | {"model_type": "qwen2", "max_window_layers": 28, "sliding_wind
 )
 def test_a_sliding_window_is_the_longest_sequence(values, longest, capsys):
     assert read_llm_config(values, "a.json").max_seq_len == longest
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     if longest == values["max_position_embeddings"]:
         assert said == ""
     else:

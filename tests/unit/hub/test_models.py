@@ -22,6 +22,8 @@ CONFIGS = {
         BASE, vision=dataclasses.replace(BASE.vision, family="clip", feature_layer=-2)
     ),
     "tied": dataclasses.replace(BASE, llm=dataclasses.replace(BASE.llm, tie_embeddings=True)),
+    "qwen2": dataclasses.replace(BASE, llm=dataclasses.replace(BASE.llm, qkv_bias=True)),
+    "llava": dataclasses.replace(BASE, vision_head="none"),
     "linear": dataclasses.replace(BASE, connector="linear", vision_head="linear"),
     "deep": dataclasses.replace(BASE, connector="mlp3x_gelu", vision_head="mlp2x_gelu"),
     "wide": dataclasses.replace(

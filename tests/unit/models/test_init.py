@@ -95,6 +95,33 @@ def test_tree_of_the_paper_is_pinned():
     assert len(shapes) == 3 + 16 + 4 + 12 + 4
 
 
+def test_tree_of_llava_and_qwen2_is_pinned():
+    vision = VISION["clip_vit_l_14_336"]
+    tokens = VisualTokensConfig(reduction="none", num_tokens=576, normalize=False)
+    llava = ModelConfig(
+        llm=LLM["qwen2_7b"], vision=vision, visual_tokens=tokens, vision_head="none"
+    )
+    shapes, axes = flat(abstract_params(llava)), flat(logical_axes(llava))
+    assert {path.split("/")[0] for path in shapes} == {
+        "vision_tower",
+        "connector",
+        "language_model",
+    }
+    pinned = {
+        "language_model/blocks/attention/query/bias": ((28, 28, 128), "layers heads head_dim"),
+        "language_model/blocks/attention/key/bias": ((28, 4, 128), "layers kv_heads head_dim"),
+        "language_model/blocks/attention/value/bias": ((28, 4, 128), "layers kv_heads head_dim"),
+        "vision_tower/class_embed/embedding": ((1024,), "vision_embed"),
+        "vision_tower/blocks/mlp/up/kernel": ((23, 1024, 4096), "layers vision_embed vision_mlp"),
+        "connector/layers_0/kernel": ((1024, 3584), "visual mlp"),
+    }
+    for path, (shape, names) in pinned.items():
+        assert shapes[path].shape == shape, path
+        assert axes[path] == tuple(names.split()), path
+    # 21 of the tower, 4 of the connector, 15 of the decoder.
+    assert len(shapes) == 5 + 16 + 4 + 15
+
+
 @pytest.mark.parametrize("name", LLM)
 def test_every_parameter_has_a_partition(name):
     config = ModelConfig(llm=LLM[name], vision=SIGLIP, contrastive_dim=64)

@@ -182,17 +182,19 @@ def test_the_fingerprint_covers_what_decides_the_features_and_nothing_else():
     same = [
         dataclasses.replace(model, vision=dataclasses.replace(vision, remat="full")),
         dataclasses.replace(model, vision=dataclasses.replace(vision, scan_unroll=1)),
+        dataclasses.replace(model, vision=dataclasses.replace(vision, activation="gelu_tanh")),
         dataclasses.replace(model, connector="linear"),
     ]
     assert {encoder_fingerprint(config, tower) for config in same} == {mine}
     others = [
         dataclasses.replace(model, vision=dataclasses.replace(vision, image_size=18)),
         dataclasses.replace(model, vision=dataclasses.replace(vision, norm_eps=1e-5)),
+        dataclasses.replace(model, vision=dataclasses.replace(vision, activation="gelu")),
         dataclasses.replace(model, visual_tokens=dataclasses.replace(tokens, normalize=False)),
         dataclasses.replace(model, visual_tokens=dataclasses.replace(tokens, num_tokens=1)),
         dataclasses.replace(model, dtype="bfloat16"),
     ]
-    assert len({mine, *(encoder_fingerprint(config, tower) for config in others)}) == 6
+    assert len({mine, *(encoder_fingerprint(config, tower) for config in others)}) == 7
 
 
 def test_stages_to_come_are_checked_before_the_first_one_trains(tmp_path):

@@ -198,3 +198,20 @@ def test_abstract_layout_matches_the_state():
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), setup.state)
     assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), setup.layout.abstract)
     assert flatten(abstract_params(tiny_model())).keys() == flatten(setup.state.params).keys()
+
+
+def test_a_model_without_vision_head_learns_from_text_alone():
+    stage = tiny_stage(trained=("connector", "language_model"), loss=LossConfig(visual_weight=0.0))
+    batch = tiny_batch(0, with_answer_images=False)
+    loss, means, grads = gradients_of(stage, batch, tiny_model(vision_head="none"))
+    with_head, _, same = gradients_of(stage, batch)
+    assert set(means) == {"text"}
+    np.testing.assert_allclose(loss, with_head, atol=FLOAT32_REORDERED)
+    assert set(grads) == set(same)
+    for path, grad in grads.items():
+        error = np.linalg.norm(grad - same[path])
+        assert error <= FLOAT32_REORDERED_GRADIENT * np.linalg.norm(same[path]), path
+    setup = make_setup(tiny_model(vision_head="none"), stage, (2, 2, 2))
+    history = setup.run([batch] * 3)
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert "cosine" not in history[0] and "visual_loss" not in history[0]
