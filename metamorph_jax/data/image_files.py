@@ -235,6 +235,8 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     """Returns an image as the camera's orientation tag says; a damaged tag says nothing."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
+    except MemoryError:
+        raise
     except Exception:
         return image
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
