@@ -172,8 +172,8 @@ class Examples:
         size_of = functools.partial(loader.image_size, where=example.where)
         example = expand_images(example, self._layout, size_of)
         cut = cut_example(example, data.max_seq_len, data.max_images)
-        if not (cut.supervised.any() or any(cut.image_is_answer)):
-            raise BadSample("nothing_to_learn", _nothing_to_learn(cut, cut is not example))
+        if trouble := nothing_to_learn(cut, cut is not example):
+            raise BadSample("nothing_to_learn", f"{cut.where}: {trouble}")
         return Rendered(cut, cut is not example)
 
     @property
@@ -186,10 +186,18 @@ class Examples:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _nothing_to_learn(example: Example, is_cut: bool) -> str:
+def nothing_to_learn(example: Example, is_cut: bool) -> str | None:
+    """Returns why an example teaches nothing, and what to do; None: it does teach.
+
+    Args:
+        example: that fits a row.
+        is_cut: whether it was longer.
+    """
+    if example.supervised.any() or any(example.image_is_answer):
+        return None
     if is_cut:
         return (
-            f"{example.where}: what fits into a row ends before the first answer; shorten the "
-            "question or raise data.max_seq_len"
+            "what fits into a row ends before the first answer; shorten the question or raise "
+            "data.max_seq_len"
         )
-    return f"{example.where}: there is no answer to learn; add a turn from 'gpt'"
+    return "there is no answer to learn; add a turn from 'gpt'"

@@ -261,6 +261,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     """Returns what the camera's orientation tag asks for; a damaged tag says nothing."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
+    except MemoryError:
+        raise
     except Exception:
         return None
     return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None

@@ -10,7 +10,7 @@ import array
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from metamorph_jax.data.templates import Example, Mixture
 from metamorph_jax.typing import Int, Integer
 
 WINDOW = 32  # examples that wait at once: more packs tighter, fewer keeps closer to random order
-_CHUNK = 65536  # examples that are Python objects at once
+_CHUNK = 16384  # examples that are Python objects at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +85,7 @@ def pack_rows(
     max_seq_len: int,
     max_images: int,
     window: int = WINDOW,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> Plan:
     """Returns rows that no example overflows: nearly full, and nearly in the given order.
 
@@ -99,6 +100,7 @@ def pack_rows(
         max_seq_len: T, tokens of a row.
         max_images: I, images of a row.
         window: how many examples wait at once; 0 gives every example its own row.
+        on_progress: told now and then how many examples are done.
 
     Raises:
         ValueError: an example does not fit an empty row (`cut_example` makes it fit).
@@ -110,7 +112,7 @@ def pack_rows(
         )
     if window == 0:
         return Plan(np.array(order, np.int64), np.arange(len(order) + 1))
-    source = _items(order, lengths, num_images)
+    source = _items(order, lengths, num_images, on_progress)
     waiting = list(itertools.islice(source, window))
     examples, starts = array.array("q"), array.array("q", [0])
     while waiting:
@@ -130,9 +132,11 @@ def _items(
     order: Integer[np.ndarray, "examples"],
     lengths: Integer[np.ndarray, "all"],
     num_images: Integer[np.ndarray, "all"],
+    on_progress: Callable[[int], None],
 ) -> Iterator[_Item]:
     """Yields the examples in order; only some of them are Python objects at a time."""
     for first in range(0, len(order), _CHUNK):
+        on_progress(first)
         part = order[first : first + _CHUNK]
         columns = (part, lengths[part], num_images[part])
         yield from map(_Item._make, zip(*(column.tolist() for column in columns), strict=True))

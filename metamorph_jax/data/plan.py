@@ -9,13 +9,13 @@ tells where sections begin; each epoch's rows lie beside it as two arrays of num
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from metamorph_jax.data.example_table import ExampleTable, save_array, save_text
-from metamorph_jax.data.packing import WINDOW, Plan, epoch_order, pack_rows
+from metamorph_jax.data.example_table import ExampleTable, OnProgress, save_array, save_text
+from metamorph_jax.data.packing import WINDOW, Plan, epoch_order, num_shown, pack_rows
 
 _KEPT_EPOCHS = 4
 
@@ -47,6 +47,11 @@ def continue_sections(
     if kept and kept[-1].weights == tuple(weights):
         return kept
     return (*kept, Section(step, tuple(weights)))
+
+
+def _after(done: int, total: int, on_progress: OnProgress) -> Callable[[int], None]:
+    """Returns what tells `on_progress` of examples that come after `done` others."""
+    return lambda placed: on_progress(done + placed, total)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,11 +99,19 @@ class StagePlan:
         self._epochs: dict[tuple[int, int], Plan] = {}
         self._first_rows = {section: [0] for section in range(len(self.sections))}
 
-    def epoch(self, epoch: int, section: int = 0) -> Plan:
-        """Returns which examples share a row in an epoch of a section."""
+    def epoch(
+        self, epoch: int, section: int = 0, on_progress: Callable[[int], None] = lambda done: None
+    ) -> Plan:
+        """Returns which examples share a row in an epoch of a section.
+
+        Args:
+            epoch: of the section.
+            section: of the stage.
+            on_progress: told now and then how many examples have their row.
+        """
         plan = self._epochs.get((section, epoch))
         if plan is None:
-            plan = self._load(section, epoch) or self._pack(section, epoch)
+            plan = self._load(section, epoch) or self._pack(section, epoch, on_progress)
             # Threads may plan the same epoch twice; they keep the same plan.
             kept = [*self._epochs.items(), ((section, epoch), plan)][-_KEPT_EPOCHS:]
             self._epochs = dict(kept)
@@ -118,17 +131,27 @@ class StagePlan:
         epoch = int(np.searchsorted(first_rows, row, side="right")) - 1
         return self.epoch(epoch, section)[row - first_rows[epoch]].tolist()
 
-    def prepare(self, num_steps: int) -> None:
-        """Computes all epochs that a stage of `num_steps` needs; writes them and `plan.json`."""
+    def prepare(self, num_steps: int, on_progress: OnProgress = lambda done, total: None) -> None:
+        """Computes all epochs that a stage of `num_steps` needs; writes them and `plan.json`.
+
+        Args:
+            num_steps: of the stage.
+            on_progress: told how many examples of about how many have their row; it may raise,
+                and the epochs that are finished stay.
+        """
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         ends = [*(section.first_step for section in self.sections[1:]), num_steps]
-        epochs = []
+        epochs, done = [], 0
         for number, (section, end) in enumerate(zip(self.sections, ends, strict=True)):
             needed, rows, epoch = (end - section.first_step) * self._batch, 0, 0
+            size, rows_per_epoch = self._epoch_size(section)
             while rows < needed:
-                plan = self.epoch(epoch, number)
+                total = done + -(-(needed - rows) // rows_per_epoch) * size
+                plan = self.epoch(epoch, number, _after(done, total, on_progress))
+                done, rows_per_epoch = done + size, len(plan)
+                on_progress(done, total)
                 epochs.append(
                     {"section": number, "epoch": epoch, "rows": len(plan)}
                     | {"fingerprint": plan.fingerprint, "files": self._names(number, epoch)}
@@ -142,7 +165,15 @@ class StagePlan:
                 file.unlink()
         save_text(self._folder / "plan.json", json.dumps(fields, indent=1) + "\n")
 
-    def _pack(self, section: int, epoch: int) -> Plan:
+    def _epoch_size(self, section: Section) -> tuple[int, int]:
+        """Returns the examples of an epoch and about how many rows they fill, at least one."""
+        size = sum(map(num_shown, self.usable_sizes, section.weights))
+        if not self._shape.packing:
+            return size, size
+        mean_length = float(self._lengths[self._usable].mean())
+        return size, -(-int(size * mean_length) // self._shape.max_seq_len) or 1
+
+    def _pack(self, section: int, epoch: int, on_progress: Callable[[int], None]) -> Plan:
         begin, shape = self.sections[section], self._shape
         since = f"/from_step_{begin.first_step}" if begin.first_step else ""
         order = epoch_order(self.usable_sizes, begin.weights, f"{self._key}{since}/{epoch}")
@@ -153,6 +184,7 @@ class StagePlan:
             shape.max_seq_len,
             shape.max_images,
             window=WINDOW if shape.packing else 0,
+            on_progress=on_progress,
         )
         if self._folder is not None and self._folder.is_dir():
             for name, array in zip(

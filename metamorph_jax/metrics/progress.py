@@ -41,14 +41,23 @@ class Progress:
         self._first: tuple[int, float] | None = None
         self._is_terminal = self._stream.isatty()
         self._last_shown = -float("inf")
+        self._last_logged = start
         self._line = f"{label} " * bool(label) + f"{unit} {start}/{total}"
         self._has_open_line = False
 
-    def update(self, step: int, values: Mapping[str, float] | None = None) -> None:
+    def update(
+        self, step: int, values: Mapping[str, float] | None = None, total: int | None = None
+    ) -> None:
         """Tells that `step` steps are done in all, with some values to show (losses).
 
         The first call starts the clock, because the first step also compiles.
+
+        Args:
+            step: how many are done, those of an earlier process included.
+            values: to show.
+            total: a better estimate of the steps in all; None: as before.
         """
+        self._total = self._total if total is None else total
         now = self._clock()
         if self._first is None:
             self._first = (step, now)
@@ -58,7 +67,8 @@ class Progress:
             if is_last or now - self._last_shown >= 0.1:  # ten times a second is enough for eyes
                 self._last_shown = now
                 self._rewrite(self._line)
-        elif is_last or step % self._log_interval == 0:
+        elif is_last or step // self._log_interval > self._last_logged // self._log_interval:
+            self._last_logged = step
             self._print(self._line)
 
     def waiting_for(self, what: str) -> None:
@@ -83,7 +93,8 @@ class Progress:
         first_step, first_time = self._first
         if step > first_step and now > first_time:
             rate = (step - first_step) / (now - first_time)
-            parts.append(f"{rate:.3g} {self._unit}s/s")
+            shown = f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"
+            parts.append(f"{shown} {self._unit}s/s")
             parts.append(f"{format_secs((self._total - step) / rate)} left")
         return " · ".join(parts)
 

@@ -16,7 +16,7 @@ from metamorph_jax.models.cache import (
 from metamorph_jax.models.layers import Embed, Linear, RMSNorm, fan_in_normal, zeros
 from metamorph_jax.models.stack import BlockList, stack_blocks
 from metamorph_jax.ops.activations import ACTIVATIONS
-from metamorph_jax.ops.attention import attention, cached_attention
+from metamorph_jax.ops.attention import cached_attention, causal_attention
 from metamorph_jax.ops.masks import cache_mask, causal_segment_mask
 from metamorph_jax.ops.rope import apply_rope, rope_tables
 from metamorph_jax.sharding.rules import constrain
@@ -49,7 +49,7 @@ class LlamaAttention(nn.Module):
         key = apply_rope(project("key", cfg.num_kv_heads, "kv_heads"), rope)
         value = project("value", cfg.num_kv_heads, "kv_heads")
         if cache is None:
-            mixed = attention(query, key, value, mask)
+            mixed = causal_attention(query, key, value, mask)
         else:
             cache = write_layer(cache, write_index, key, value)
             mixed = cached_attention(query, cache.key, cache.value, mask)

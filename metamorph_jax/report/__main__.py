@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
         "--data",
         type=Path,
         help="held-out questions: a LLaVA-format .jsonl, a folder with heldout_questions.jsonl, "
-        "the demo's data folder, or the word shapes (default: none are asked)",
+        "the demo's data folder, or shapes (shapes:validation to choose settings); default: none",
     )
     parser.add_argument("--image_root", type=Path, help="of the questions (default: their folder)")
     parser.add_argument(

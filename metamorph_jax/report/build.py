@@ -32,8 +32,7 @@ from metamorph_jax.report.digits import report_digits
 from metamorph_jax.report.digits_data import is_digits_folder
 from metamorph_jax.report.findings import Findings
 from metamorph_jax.report.question_sections import questions_section
-from metamorph_jax.report.shapes import DATA_NAME as SHAPES
-from metamorph_jax.report.shapes import report_shapes
+from metamorph_jax.report.shapes import DATA_NAMES, report_shapes
 
 REPORT_FILE, SUMMARY_FILE = "report.html", "summary.json"
 PHASE = "report"
@@ -52,8 +51,8 @@ def build_report(
 
     Args:
         run: folder of the run.
-        data: the demo's data folder; or "shapes"; or a folder with heldout_questions.jsonl, or
-            such a file; None: no questions are asked.
+        data: the demo's data folder; or "shapes" or "shapes:validation"; or a folder with
+            heldout_questions.jsonl, or such a file; None: no questions are asked.
         visualizer: folder of a trained visualizer; the demo paints with it.
         image_root: of the questions' images; None: the folder that the file is in.
         max_questions: ask at most so many, evenly spread; None: all. Of shapes: so many of each
@@ -113,9 +112,10 @@ def _examine(
     """Returns what the model itself has to say, if there is data to ask it about."""
     if data is None:
         return Findings({}, [])
-    if str(data) == SHAPES:
+    if str(data) in DATA_NAMES:
         tell("loading the checkpoint")
-        return report_shapes(run, Generator.load(run, step), tell, max_questions)
+        generator = Generator.load(run, step)
+        return report_shapes(run, generator, tell, DATA_NAMES[str(data)], max_questions)
     if data.is_dir() and is_digits_folder(data):
         tell("loading the checkpoint")
         generator = Generator.load(run, step)

@@ -1,4 +1,4 @@
-"""The report's part on shapes: held-out samples of all six kinds, asked, painted and judged."""
+"""The report's part on shapes: unseen samples of all six kinds, asked, painted and judged."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metamorph_jax.data.shapes.scene import Split
 from metamorph_jax.decoding.features import Encoder
 from metamorph_jax.decoding.generator import Generator, Sampling
 from metamorph_jax.report.asking import ANSWERS_FILE
@@ -22,20 +23,30 @@ from metamorph_jax.report.shapes_cases import (
 from metamorph_jax.report.shapes_scoring import Outcome, judge, picture_scores, words_scores
 from metamorph_jax.report.shapes_sections import kind_section, overview_section
 
-DATA_NAME = "shapes"  # as --data says it
+# As --data says it: what is measured on. Settings are chosen on the validation split.
+DATA_NAMES: dict[str, Split] = {
+    "shapes": "heldout",
+    "shapes:heldout": "heldout",
+    "shapes:validation": "validation",
+}
 NUM_CASES = 200  # of each kind
 _MAX_TEXT_TOKENS = 64  # beside pictures; the longest answers have about 30
 
 
 def report_shapes(
-    run: Path, generator: Generator, tell: Callable[[str], None], num_cases: int | None = None
+    run: Path,
+    generator: Generator,
+    tell: Callable[[str], None],
+    split: Split = "heldout",
+    num_cases: int | None = None,
 ) -> Findings:
-    """Returns what the model makes of held-out shapes; writes all answers into the run's folder.
+    """Returns what the model makes of unseen shapes; writes all answers into the run's folder.
 
     Args:
         run: folder of the run.
         generator: of the checkpoint; its encoder must be the run's own, with a head that paints.
         tell: is called with what happens next.
+        split: that the samples are of.
         num_cases: of each kind; None: `NUM_CASES`.
 
     Raises:
@@ -48,9 +59,10 @@ def report_shapes(
         return painter.paint(encoder.encode(pictures, len(pictures)))
 
     count = num_cases or NUM_CASES
-    tell(f"asking {count} held-out samples of each of {len(KINDS)} kinds")
+    tell(f"asking {count} {split} samples of each of {len(KINDS)} kinds")
     # All at once: samples of different kinds share batches, and so compiled programs.
-    outcomes = answer(generator, painter, [c for kind in KINDS for c in load_cases(kind, count)])
+    cases = [case for kind in KINDS for case in load_cases(kind, split, count)]
+    outcomes = answer(generator, painter, cases)
     summary, sections = {}, []
     for kind in KINDS:
         of_kind = [outcome for outcome in outcomes if outcome.case.kind == kind]
@@ -66,7 +78,8 @@ def report_shapes(
         )
         if value is not None
     }
-    return Findings(rates | {"shapes": summary}, [overview_section(summary), *sections])
+    found = rates | {"split": split, "shapes": summary}
+    return Findings(found, [overview_section(summary, split), *sections])
 
 
 def answer(generator: Generator, painter: PixelPainter, cases: list[Case]) -> list[Outcome]:

@@ -1,4 +1,4 @@
-"""Held-out samples of shapes, as prompts with what a right answer says and shows.
+"""Samples of shapes outside of training, as prompts with what a right answer says and shows.
 
 Answers are judged in `shapes_scoring.py`.
 """
@@ -14,7 +14,7 @@ from metamorph_jax.data.images import ImageLoader
 from metamorph_jax.data.kinds import make_conversation
 from metamorph_jax.data.records import Record
 from metamorph_jax.data.shapes.oracle import Wanted, read_picture
-from metamorph_jax.data.shapes.scene import IMAGE_SIZE
+from metamorph_jax.data.shapes.scene import IMAGE_SIZE, Split
 from metamorph_jax.data.shapes.source import ShapesSource, no_files
 from metamorph_jax.decoding.generator import Prompt
 from metamorph_jax.typing import Shaped
@@ -35,7 +35,7 @@ _NUM_COUNTED = 500  # training records that the commonest answers are counted in
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One held-out sample.
+    """One sample that training has not seen.
 
     Attributes:
         kind: of `KINDS`.
@@ -56,9 +56,9 @@ class Case:
     relations: tuple[tuple[int, str, int], ...] = ()
 
 
-def load_cases(kind: str, count: int) -> list[Case]:
-    """Returns the first `count` held-out samples of a kind; always the same."""
-    source = ShapesSource(f"shapes:{kind}/heldout?count={count}")
+def load_cases(kind: str, split: Split, count: int) -> list[Case]:
+    """Returns the first `count` samples of a kind and split; always the same."""
+    source = ShapesSource(f"shapes:{kind}/{split}?count={count}")
     config, loader = SourceConfig(path=source.path, kind=kind), ImageLoader("", IMAGE_SIZE)
     cases = []
     for index, record in enumerate(source):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from metamorph_jax.data.conversation import IMAGE_TAG
+from metamorph_jax.data.shapes.scene import Split
 from metamorph_jax.report import page, pictures
 from metamorph_jax.report.numbers import interval, percent
 from metamorph_jax.report.page import Html
@@ -49,11 +50,12 @@ _NUM_SHOWN = 10
 _ENLARGED = 2
 
 
-def overview_section(summary: Mapping[str, Any]) -> tuple[str, Html]:
+def overview_section(summary: Mapping[str, Any], split: Split) -> tuple[str, Html]:
     """Returns one line per kind, the section to read first.
 
     Args:
         summary: by kind, as in summary.json.
+        split: that was measured on.
     """
     rows = []
     for kind, found in summary.items():
@@ -73,7 +75,7 @@ def overview_section(summary: Mapping[str, Any]) -> tuple[str, Html]:
         "Results",
         page.table(("kind", "of its", "right", "95\u00a0%\u00a0interval", "control"), rows),
         page.paragraph(
-            "Everything is measured on held-out samples: their scenes (shapes, colours and places) "
+            f"Everything is measured on {split} samples: their scenes (shapes, colours and places) "
             "or movements occur in no training sample. A picture is right if the number of shapes "
             "and all that was asked of each is right. " + _PAINTED
         ),

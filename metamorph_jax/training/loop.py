@@ -94,7 +94,7 @@ def train(
                     state = _enter_stage(run, index, stage, start, params)
                     params = run_stage(run, stage, state, stop).params
         except Stopped:
-            print("stopped while the data was read; that begins anew next time", flush=True)
+            print("stopped while the data was prepared; what is half done begins anew", flush=True)
         finally:
             # Also after an error, and still deaf to signals: what is being saved is good.
             store.wait()

@@ -9,6 +9,7 @@ import numpy as np
 
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import StageConfig
+from metamorph_jax.ops.attention import causal_block_size
 from metamorph_jax.optim.selection import Selection
 from metamorph_jax.trees import flatten
 from metamorph_jax.typing import PyTree
@@ -54,19 +55,22 @@ def estimate_memory(
 def _decoder_bytes(model: ModelConfig, rows: int, stage: StageConfig, tensor: int) -> float:
     """Returns what the decoder's backward pass keeps, for `rows` rows.
 
-    Heads and MLP are split over `tensor`; the residual stream, and the vocabulary blocks with the
-    whole output table that they are cut from, are not.
+    Scores are those of one layer: the backward pass computes them again. Heads and MLP are split
+    over `tensor`; the residual stream, and the vocabulary blocks with the whole output table that
+    they are cut from, are not.
     """
     llm, item = model.llm, np.dtype(model.dtype).itemsize
     tokens = rows * stage.data.max_seq_len
     width = llm.head_dim * (llm.num_heads + 2 * llm.num_kv_heads)
     block = tokens * (4 * llm.embed_dim + (width + 3 * llm.mlp_dim) / tensor) * item
-    scores = 2 * rows * llm.num_heads * stage.data.max_seq_len**2 * _FLOAT32_BYTES / tensor
+    length = stage.data.max_seq_len
+    seen = length * (length + causal_block_size(length)) / 2  # of the square, in blocks
+    scores = 2 * rows * llm.num_heads * seen * _FLOAT32_BYTES / tensor
     logits = 3 * tokens * min(stage.loss.vocab_chunk_size, llm.padded_vocab_size) * _FLOAT32_BYTES
     table = llm.embed_dim * llm.padded_vocab_size * _FLOAT32_BYTES if tensor > 1 else 0
     kept = tokens * llm.embed_dim * item * llm.num_layers
     if llm.remat == "none":
-        return llm.num_layers * (block + scores) + logits + table
+        return llm.num_layers * block + scores + logits + table
     return kept + block + scores + logits + table
 
 

@@ -175,7 +175,7 @@ def stage_data(
             processor=config.model.vision.family,
             folder=folder,
         )
-    progress = ReadingProgress(stage.name, stop)
+    progress = DataProgress(f"{stage.name}: reading the data", stop)
     data = TrainingData(
         stage.data,
         tokenizer,
@@ -194,20 +194,22 @@ def stage_data(
     )
     progress.close()
     check_answer_images(config.model, stage, data.table.total("num_answer_images"))
-    data.plan.prepare(stage.total_steps)
+    progress = DataProgress(f"{stage.name}: planning the rows of all epochs", stop)
+    data.plan.prepare(stage.total_steps, progress)
+    progress.close()
     return data
 
 
-class ReadingProgress:
-    """A progress line for measuring a stage's data; silent if that takes no time.
+class DataProgress:
+    """A progress line for what is done with a stage's data ahead; silent if that takes no time.
 
     Args:
-        stage: its name.
+        label: what is done, and for which stage.
         stop: asked at each step of the way.
     """
 
-    def __init__(self, stage: str, stop: Callable[[], bool]):
-        self._stage, self._stop, self._begin = stage, stop, time.monotonic()
+    def __init__(self, label: str, stop: Callable[[], bool]):
+        self._label, self._stop, self._begin = label, stop, time.monotonic()
         self._progress: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
@@ -216,10 +218,10 @@ class ReadingProgress:
             self.close()
             raise Stopped
         if self._progress is None and time.monotonic() - self._begin > _SILENT_SECS:
-            label = f"{self._stage}: reading the data,"
-            self._progress = Progress(total, "example", log_interval=100_096, label=label)
+            label = f"{self._label},"
+            self._progress = Progress(total, "example", log_interval=100_000, label=label)
         if self._progress is not None:
-            self._progress.update(done)
+            self._progress.update(done, total=total)
 
     def close(self) -> None:
         """Ends the line."""

@@ -15,7 +15,7 @@ from metamorph_jax.config.schema_run import DataConfig
 from metamorph_jax.data.captions import image_and_caption
 from metamorph_jax.data.conversation import Conversation, Image, Text, Turn
 from metamorph_jax.data.death_journal import DeathJournal
-from metamorph_jax.data.examples import Records
+from metamorph_jax.data.examples import Records, nothing_to_learn
 from metamorph_jax.data.faults import BadSample
 from metamorph_jax.data.lint.findings import Finding, short_hash
 from metamorph_jax.data.lint.media import Looked, MediaReader
@@ -189,8 +189,8 @@ class Examiner:
         row["num_answer_images"] = sum(cut.image_is_answer)
         row["num_supervised"] = cut.supervised.sum()
         row["is_cut"] = cut is not example
-        if not (cut.supervised.any() or any(cut.image_is_answer)):
-            seen.add("nothing_to_learn", _nothing_to_learn(cut is not example))
+        if trouble := nothing_to_learn(cut, cut is not example):
+            seen.add("nothing_to_learn", trouble)
             return
         row["length"] = len(cut)
         if cut is not example:
@@ -271,12 +271,3 @@ def _content_hash(conversation: Conversation, looked: list[Looked | BadSample]) 
             else:
                 said.append(f"text {part.text}")
     return short_hash(repr(said))
-
-
-def _nothing_to_learn(is_cut: bool) -> str:
-    if is_cut:
-        return (
-            "what fits into a row ends before the first answer; shorten the question or raise "
-            "data.max_seq_len"
-        )
-    return "there is no answer to learn; add a turn from 'gpt'"

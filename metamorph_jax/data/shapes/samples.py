@@ -14,7 +14,7 @@ each shape. A record is a pure function of (kind, split, index); `source.py` ser
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from metamorph_jax.data.shapes import questions as texts
 from metamorph_jax.data.shapes.draw import scene_png
@@ -26,18 +26,18 @@ from metamorph_jax.data.shapes.scene import (
     NUM_FRAMES,
     PIXELS_PER_FRAME,
     RELATION_LAYOUTS,
+    SPLITS,
     Draws,
     Item,
     Movement,
     Scene,
+    Split,
     draw_equal_items,
     draw_item,
     draw_scene,
-    is_heldout,
+    split_of,
 )
 
-Split = Literal["train", "heldout"]
-SPLITS: tuple[Split, ...] = ("train", "heldout")
 GENERATION_ANSWER = "Here is an image based on your request: <image>"
 _SIZE_LEFT_OUT = 5  # one size word in so many is left out of a request
 _BOX_MARGIN = 2  # pixels around a shape
@@ -60,19 +60,19 @@ class Sample:
 def make_sample(kind: str, split: Split, index: int) -> dict[str, Any]:
     """Returns the fields of one record.
 
-    Records that are held out show (or ask for) a held-out description at the end; those for
-    training show none at all.
+    What a record shows (or asks for) at the end is of its split, and nothing that it shows is of a
+    later one: training shows no description of the other two, validation none that is held out.
 
     Args:
         kind: one of `KINDS`.
-        split: of `SPLITS`.
+        split: of `scene.SPLITS`.
         index: any number from 0.
     """
     attempt = 0
     while True:
         sample = KINDS[kind](Draws(f"shapes/{kind}/{split}/{index}/{attempt}"))
-        held_out = [is_heldout(shown.description) for shown in sample.shown]
-        if held_out[-1] if split == "heldout" else not any(held_out):
+        splits = [split_of(shown.description) for shown in sample.shown]
+        if splits[-1] == split == max(splits, key=SPLITS.index):
             return {"id": f"{kind}-{split}-{index}", **_media(sample.shown), **sample.fields}
         attempt += 1
 

@@ -7,7 +7,7 @@ Everything is drawn from a `Draws`, so a scene is a pure function of a key. Pixe
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from metamorph_jax.data.keyed_random import random_bits
 
@@ -31,7 +31,9 @@ PLACES = {  # where a shape can stand: its centre, in pixels from the left and f
 _MIN_DISTANCE = 16
 NUMBERS = ("zero", "one", "two", "three")
 MAX_ITEMS = 3
-_HELDOUT_PART = 10  # one description in so many is held out
+Split = Literal["train", "validation", "heldout"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "heldout")
+_NUM_PARTS = 10  # of all descriptions: one is held out, one is for validation
 
 Choice = TypeVar("Choice")
 
@@ -212,6 +214,7 @@ def draw_equal_items(draws: Draws, count: int) -> Scene:
     return Scene((*items, *(draw_item(draws, place, **known) for place in others)))
 
 
-def is_heldout(description: str) -> bool:
-    """Returns whether scenes of this description belong to the held-out split."""
-    return int(random_bits(f"shapes/heldout/{description}", 1)[0]) % _HELDOUT_PART == 0
+def split_of(description: str) -> Split:
+    """Returns which split scenes of this description belong to."""
+    part = int(random_bits(f"shapes/heldout/{description}", 1)[0]) % _NUM_PARTS
+    return {0: "heldout", 1: "validation"}.get(part, "train")

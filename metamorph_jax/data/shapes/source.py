@@ -1,7 +1,7 @@
 """`shapes:KIND/SPLIT`, optionally with `?count=N`: the world as a data source without files.
 
-KIND is one of `samples.KINDS`, SPLIT is `train` or `heldout`. Record i is the same whatever the
-count is, so that a larger count only adds records.
+KIND is one of `samples.KINDS`, SPLIT one of `scene.SPLITS`: `train`, `validation` or `heldout`.
+Record i is the same whatever the count is, so that a larger count only adds records.
 """
 
 import dataclasses
@@ -11,13 +11,14 @@ import re
 from typing import Any
 
 from metamorph_jax.data.records import Record, parse_record
-from metamorph_jax.data.shapes.samples import KINDS, SPLITS, Split, make_sample
+from metamorph_jax.data.shapes.samples import KINDS, make_sample
+from metamorph_jax.data.shapes.scene import SPLITS, Split
 from metamorph_jax.data.sources.base import Source
 from metamorph_jax.data.video import VideoInfo
 from metamorph_jax.errors import UserError, nearest
 
 PREFIX = "shapes:"
-DEFAULT_COUNTS: dict[Split, int] = {"train": 10_000, "heldout": 500}
+DEFAULT_COUNTS: dict[Split, int] = {"train": 10_000, "validation": 500, "heldout": 500}
 _EXPECTED = "expected shapes:KIND/SPLIT or shapes:KIND/SPLIT?count=N"
 _PATTERN = re.compile(r"shapes:(?P<kind>[^/?]*)/(?P<split>[^/?]*)(\?count=(?P<count>[0-9]{1,9}))?")
 # The fingerprint covers so many records' bytes: enough to notice another generator or PNG writer.
@@ -30,7 +31,7 @@ class ShapesPath:
 
     Attributes:
         kind: of `samples.KINDS`.
-        split: of `samples.SPLITS`.
+        split: of `scene.SPLITS`.
         count: records.
     """
 

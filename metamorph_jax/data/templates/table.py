@@ -1,6 +1,7 @@
 """Every template by name."""
 
 import dataclasses
+from typing import Any
 
 from metamorph_jax.config.schema_run import TokenizerConfig
 from metamorph_jax.data.templates import system_texts
@@ -9,7 +10,6 @@ from metamorph_jax.data.templates.segments import BEGIN, END
 from metamorph_jax.data.templates.template import Template
 
 _LLAMA_3 = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-_LLAMA_3_STOP = ("<|eot_id|>",)
 _CHATML = ("<|im_start|>", "<|im_end|>")
 
 
@@ -17,9 +17,15 @@ def _llama_3_turn(role: str, line_breaks: str) -> tuple[str, str]:
     return f"<|start_header_id|>{role}<|end_header_id|>{line_breaks}", "<|eot_id|>"
 
 
-def _llama_3_answer(line_breaks: str) -> tuple[str, str, str]:
+def _llama_3(line_breaks: str) -> dict[str, Any]:
+    """Returns what the Llama-3 templates share, but for the line breaks after a header."""
     header, end = _llama_3_turn("assistant", line_breaks)
-    return header, "", end
+    return {
+        "user": _llama_3_turn("user", line_breaks),
+        "answer": (header, "", end),
+        "controls": _LLAMA_3,
+        "stop": ("<|eot_id|>",),
+    }
 
 
 # Two begin-of-text tokens: one written by the reference's template, one by its tokenizer.
@@ -27,11 +33,8 @@ def _llama_3_answer(line_breaks: str) -> tuple[str, str, str]:
 METAMORPH_LLAMA3 = Template(
     name="metamorph_llama3",
     begin="<|begin_of_text|><|begin_of_text|>",
-    user=_llama_3_turn("user", "\n"),
-    answer=_llama_3_answer("\n"),
-    controls=_LLAMA_3,
-    stop=_LLAMA_3_STOP,
     image_tokens=True,
+    **_llama_3("\n"),
 )
 
 # Source: the published Llama-3 prompt format.
@@ -39,12 +42,9 @@ LLAMA3 = Template(
     name="llama3",
     begin="<|begin_of_text|>",
     system=_llama_3_turn("system", "\n\n"),
-    user=_llama_3_turn("user", "\n\n"),
-    answer=_llama_3_answer("\n\n"),
-    controls=_LLAMA_3,
-    stop=_LLAMA_3_STOP,
     strip=True,
     image_tokens=True,
+    **_llama_3("\n\n"),
 )
 
 # Source: llava_llama_3 of LLaVA-NeXT, which also learns every header token.
@@ -64,11 +64,8 @@ CAMBRIAN_LLAMA3 = Template(
     begin="<|begin_of_text|>",
     system=_llama_3_turn("system", ""),
     system_text=system_texts.CAMBRIAN,
-    user=_llama_3_turn("user", ""),
-    answer=_llama_3_answer(""),
-    controls=_LLAMA_3,
-    stop=_LLAMA_3_STOP,
     image_place="front",
+    **_llama_3(""),
 )
 
 # Source: v1 = vicuna_v1 of LLaVA 1.5.

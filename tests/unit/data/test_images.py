@@ -200,3 +200,14 @@ def test_read_bytes(root):
     with pytest.raises(BadSample) as caught:
         loader.read_bytes("../red.png", WHERE)
     assert caught.value.reason == "forbidden_path"
+
+
+def test_a_machine_without_memory_is_no_damaged_orientation_tag(monkeypatch):
+    def fail(self):
+        raise MemoryError
+
+    data = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(data, "PNG")
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    with pytest.raises(MemoryError):
+        image_files.decode(data.getvalue(), "a.png")

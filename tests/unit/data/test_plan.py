@@ -1,7 +1,9 @@
 import json
 
 import numpy as np
+import pytest
 
+from metamorph_jax.data import packing
 from metamorph_jax.data.example_table import ExampleTable
 from metamorph_jax.data.plan import RowShape, Section, StagePlan, continue_sections
 
@@ -70,6 +72,33 @@ def test_the_plan_is_kept_as_files_and_read_again(tmp_path):
     again = make(sections, folder=tmp_path)
     again._pack = None  # everything is read
     assert rows(again, 24) == rows(make(sections), 24)
+
+
+def test_planning_tells_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "_CHUNK", 8)
+    sections, told = (Section(0, (1.0, 1.0)), Section(9, (1.0, 3.0))), []
+    plan = make(sections, folder=tmp_path)
+    plan.prepare(40, lambda done, total: told.append((done, total)))
+    done, totals = zip(*told, strict=True)
+    epochs = json.loads((tmp_path / "plan.json").read_text())["epochs"]
+    assert len(epochs) > 3 and list(done) == sorted(done) and len(set(done)) > 2 * len(epochs)
+    sizes = {0: 30, 1: 50}  # examples of an epoch of each section
+    assert done[-1] == totals[-1] == sum(sizes[epoch["section"]] for epoch in epochs)
+    assert all(count <= total for count, total in told)
+    later = [total for count, total in told if count >= done[-1] / 2]
+    assert max(later) <= 1.2 * totals[-1]  # an estimate, and not a bad one
+
+
+def test_planning_can_be_stopped_and_keeps_finished_epochs(tmp_path):
+    def stop(done, total):
+        if done >= 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(folder=tmp_path).prepare(40, stop)
+    assert len(list(tmp_path.glob("rows-*"))) == 2 and not (tmp_path / "plan.json").exists()
+    make(folder=tmp_path).prepare(40)
+    assert rows(make(folder=tmp_path), 80) == rows(make(), 80)
 
 
 def test_files_of_another_plan_are_not_read(tmp_path):

@@ -36,6 +36,15 @@ def test_log_file_gets_a_line_per_interval_and_the_last():
     assert "\r" not in stream.getvalue()
 
 
+def test_a_log_file_gets_lines_of_large_steps_and_of_a_new_total():
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress(100, "example", stream=stream, log_interval=30, clock=clock)
+    for done in (16, 32, 48, 64):
+        progress.update(done, total=64)
+    lines = stream.getvalue().splitlines()
+    assert [line.split(" · ")[0] for line in lines] == ["example 32/64", "example 64/64"]
+
+
 def test_terminal_line_is_rewritten_and_ended():
     stream, clock = Terminal(), Clock()
     progress = Progress(100, stream=stream, clock=clock)

@@ -37,9 +37,21 @@ def test_the_page_shows_every_kind(tmp_path, capsys):
     found = summary["shapes"]["text_to_image"]
     assert set(found) >= {"pictures", "ceiling", "shuffled", "pictures_by_task"}
     assert summary["text_to_image_pictures"] == found["pictures"]["all"] == 0
+    assert summary["split"] == "heldout" and "measured on heldout samples" in text
     answers = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
     assert len(answers) == 6 * 2 and {answer["kind"] for answer in answers} == set(KINDS)
     assert "image qa accuracy" in capsys.readouterr().out
+
+
+def test_settings_are_chosen_on_other_samples(tmp_path):
+    run = write_run(tmp_path, contrastive_dim=8)
+    questions = {}
+    for split in ("heldout", "validation"):
+        assert main([f"--run={run}", f"--data=shapes:{split}", "--max_questions=2"]) == 0
+        assert json.loads((run / "summary.json").read_text())["split"] == split
+        answers = (run / "answers.jsonl").read_text().splitlines()
+        questions[split] = [json.loads(line)["question"] for line in answers]
+    assert questions["heldout"] != questions["validation"]
 
 
 def test_a_run_without_its_own_encoder_is_refused(tmp_path):

@@ -16,7 +16,7 @@ PICTURE_KINDS = ("text_to_image", "pure_video", "visual_thinking", "image_to_ima
 
 @pytest.fixture(scope="module")
 def cases():
-    return {kind: load_cases(kind, 40) for kind in KINDS}
+    return {kind: load_cases(kind, "heldout", 40) for kind in KINDS}
 
 
 def test_last_words():

@@ -7,7 +7,7 @@ import pytest
 from metamorph_jax.errors import UserError
 from metamorph_jax.signals import Stopped
 from metamorph_jax.training.stages import (
-    ReadingProgress,
+    DataProgress,
     check_answer_images,
     check_batch_divides,
     check_row_length,
@@ -28,7 +28,7 @@ def test_a_batch_that_does_not_divide_by_the_mesh_is_named(steps, shards):
 
 def test_reading_the_data_can_be_stopped():
     answers = iter([False, True])
-    progress = ReadingProgress("vpit", lambda: next(answers))
+    progress = DataProgress("vpit: reading the data", lambda: next(answers))
     progress(256, 1000)
     with pytest.raises(Stopped):
         progress(512, 1000)

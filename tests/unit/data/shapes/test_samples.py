@@ -9,8 +9,16 @@ from PIL import Image
 
 from metamorph_jax.data.shapes import questions as texts
 from metamorph_jax.data.shapes.oracle import Wanted, read_picture, score_picture
-from metamorph_jax.data.shapes.samples import KINDS, SPLITS, make_sample
-from metamorph_jax.data.shapes.scene import COLORS, PLACES, SHAPES, SIZES, Scene, is_heldout
+from metamorph_jax.data.shapes.samples import KINDS, make_sample
+from metamorph_jax.data.shapes.scene import (
+    COLORS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    SPLITS,
+    Scene,
+    split_of,
+)
 
 COUNT = 150
 ALL = [(kind, split) for kind in KINDS for split in SPLITS]
@@ -116,19 +124,21 @@ def test_edits_change_what_they_say_and_nothing_else():
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "video" not in kind])
-def test_training_shows_no_heldout_scene_and_held_out_ends_in_one(kind):
-    for number in range(COUNT):
-        train = make_sample(kind, "train", number)
-        assert not any(is_heldout(seen(data).description) for data in train["image"])
-        assert is_heldout(seen(make_sample(kind, "heldout", number)["image"][-1]).description)
+def test_records_end_in_a_scene_of_their_split_and_show_none_of_a_later_one(kind):
+    for number, split in itertools.product(range(COUNT), SPLITS):
+        shown = [
+            split_of(seen(data).description) for data in make_sample(kind, split, number)["image"]
+        ]
+        assert shown[-1] == split
+        assert set(shown) <= set(SPLITS[: SPLITS.index(split) + 1])
 
 
 def test_splits_of_videos_share_no_video():
     for kind in ("video_qa", "pure_video"):
-        train, heldout = (
+        videos = [
             {tuple(make_sample(kind, split, n)["video"]) for n in range(COUNT)} for split in SPLITS
-        )
-        assert not train & heldout
+        ]
+        assert all(not one & other for one, other in itertools.combinations(videos, 2))
 
 
 def test_no_question_has_two_answers_and_every_answer_occurs():

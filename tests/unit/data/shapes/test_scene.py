@@ -21,7 +21,7 @@ from metamorph_jax.data.shapes.scene import (
     Scene,
     draw_equal_items,
     draw_scene,
-    is_heldout,
+    split_of,
 )
 
 
@@ -88,6 +88,6 @@ def test_descriptions_leave_out_size_and_order():
     assert "red circle at the top left" in other.description
 
 
-def test_a_tenth_is_held_out():
-    held = sum(is_heldout(f"description {number}") for number in range(5000))
-    assert 0.08 < held / 5000 < 0.12
+def test_a_tenth_is_held_out_and_a_tenth_for_validation():
+    counts = collections.Counter(split_of(f"description {number}") for number in range(5000))
+    assert all(0.08 < counts[split] / 5000 < 0.12 for split in ("validation", "heldout"))

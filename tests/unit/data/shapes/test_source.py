@@ -22,7 +22,7 @@ def test_paths():
         ("shapes:image_qa/train?count=x", "shapes:KIND/SPLIT"),
         ("shapes:image_qa/train?size=4", "shapes:KIND/SPLIT"),
         ("shapes:imageqa/train", "did you mean 'image_qa'"),
-        ("shapes:image_qa/test", "among train, heldout"),
+        ("shapes:image_qa/test", "among train, validation, heldout"),
         ("shapes:image_qa/train?count=0", "at least one"),
     ],
 )
