@@ -3,7 +3,7 @@
 Paper:    MetaMorph, arXiv 2412.14164; the tiny sizes are ours.
 Data:     python -m metamorph_jax.data.digits --out=data/digits (another DIR: digits.py:DIR)
 Run:      python -m metamorph_jax.train --config=configs/digits.py
-Expect:   "Which digit is this?" >= 95 %, pictures recognised >= 90 % (`make demo` shows them).
+Expect:   "Which digit is this?" >= 95 %, pictures recognised >= 95 % (`make demo` shows them).
 """
 
 from ml_collections import ConfigDict
@@ -61,8 +61,8 @@ def vpit(data):
         "name": "vpit",
         "trained": ["connector", "language_model", "vision_head"],
         "data": sources(data, understanding=0.8, generation=2.0, edits=0.8),
-        "optimizer": {"learning_rate": 2e-3},
-        "total_steps": 450,
+        "optimizer": {"learning_rate": 2e-3, "b2": 0.95},  # so short a run learns less at 0.999
+        "total_steps": 600,
         "global_batch_size": 8,
     }
 

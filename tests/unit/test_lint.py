@@ -121,7 +121,8 @@ def test_a_recipe_is_read_with_overrides(tmp_path, file, capsys):
         (tmp_path / f"{name}.jsonl").write_text((tmp_path / "captions.jsonl").read_text())
     (tmp_path / "0.png").write_bytes((tmp_path / "images" / "0.png").read_bytes())
     root = f"--config.stages.vpit.data.sources.0.image_root={tmp_path}/images"
-    code = main([f"--config={recipe}:{tmp_path}", sources, root, f"--out={tmp_path}/out"])
+    steps = "--config.stages.vpit.total_steps=450"
+    code = main([f"--config={recipe}:{tmp_path}", sources, root, steps, f"--out={tmp_path}/out"])
     printed = capsys.readouterr().out
     assert code == 1
     assert printed.count("stage ") >= 3
