@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from metamorph_jax.decoding.generator import Answer, Generator, Sampling
 
 ANSWER_FILE = "answer.json"
+TOKENS_FILE = "visual_tokens.safetensors"
 
 
 def main(argv: list[str]) -> int:
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> int:
     generator = Generator.load(flags.checkpoint)
     (answer,) = generator.generate([Prompt(flags.prompt, tuple(flags.image))], sampling)
     write_answer(flags.out, flags.prompt, flags.image, sampling, generator, answer)
+    save_visual_tokens(flags.save_visual_tokens or flags.out / TOKENS_FILE, generator, answer)
     print(answer.text, flush=True)
     if not len(answer.visual_tokens):
         print(f"no picture; {flags.out / ANSWER_FILE}")
@@ -62,6 +64,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--prompt", required=True, help='what to say; "<image>" marks where an image goes')
     add("--image", action="append", default=[], type=Path, help="an image file; repeat for more")
     add("--out", required=True, type=Path, help="folder for the answer")
+    add("--save_visual_tokens", type=Path, help="file (default: OUT/visual_tokens.safetensors)")
     add("--visualizer", type=Path, help="what paints (default: RUN/visualizer, if it is there)")
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
     add("--top_p", type=float, default=1.0, help="draw from the likeliest with this probability")
@@ -96,7 +99,7 @@ def write_answer(
     generator: "Generator",
     answer: "Answer",
 ) -> None:
-    """Writes answer.json and visual_tokens.safetensors.
+    """Writes answer.json.
 
     Args:
         out: folder, made when missing.
@@ -124,9 +127,29 @@ def write_answer(
         out.mkdir(parents=True, exist_ok=True)
         lines = [f' "{key}": {json.dumps(fields[key], ensure_ascii=False)}' for key in fields]
         (out / ANSWER_FILE).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-        _write_tokens(out, generator, answer)
     except OSError as error:
         raise UserError(f"--out={out}: the answer could not be written ({error})") from error
+
+
+def save_visual_tokens(file: Path, generator: "Generator", answer: "Answer") -> None:
+    """Writes the visual tokens of an answer for a visualizer, which needs nothing else of it.
+
+    The tensor "visual_tokens" is float32 [pictures, P, E]; the metadata names the encoder.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    metadata = {"num_images": str(len(answer.visual_tokens))}
+    metadata["encoder_fingerprint"] = _fingerprint(generator)
+    tokens = np.ascontiguousarray(answer.visual_tokens)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"visual_tokens": tokens}, file, metadata)
+    except Exception as error:  # the library has its own for what the system says
+        raise UserError(f"{file}: the visual tokens could not be written ({error})") from error
 
 
 def paint(out: Path, visualizer: Path, generator: "Generator", answer: "Answer") -> list[Path]:
@@ -150,16 +173,6 @@ def _images(answer: "Answer") -> list[dict[str, Any]]:
         {"first_step": visual[index * num_tokens], "num_tokens": num_tokens}
         for index in range(num_images)
     ]
-
-
-def _write_tokens(out: Path, generator: "Generator", answer: "Answer") -> None:
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    metadata = {"num_images": str(len(answer.visual_tokens))}
-    metadata["encoder_fingerprint"] = _fingerprint(generator)
-    tokens = np.ascontiguousarray(answer.visual_tokens)
-    save_file({"visual_tokens": tokens}, out / "visual_tokens.safetensors", metadata)
 
 
 def _fingerprint(generator: "Generator") -> str:

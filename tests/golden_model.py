@@ -19,6 +19,7 @@ from metamorph_jax.models.metamorph import MetaMorph
 from metamorph_jax.objectives.reduce import weighted_mean
 from metamorph_jax.objectives.text import text_loss, text_loss_per_token
 from metamorph_jax.objectives.visual import visual_loss
+from tests.hub_folders import import_params
 
 IGNORED_LABEL = -100
 
@@ -235,7 +236,7 @@ class GoldenRun:
         self, config: ModelConfig, weights: dict, packed: Packed, kind: str, weight: float
     ):
         self.config, self.packed = config, packed
-        self.params = jax.tree.map(jnp.asarray, metamorph.from_hf(weights, config))
+        self.params = jax.tree.map(jnp.asarray, import_params(weights, config))
         self._names = {to_own("native", name): name for name in weights}
         self.trained = {k: v for k, v in self.params.items() if k != "vision_tower"}
         images = packed.batch["images"]

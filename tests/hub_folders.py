@@ -1,6 +1,7 @@
 """Hugging Face folders of tiny models, written with our tables: tensors and config.json."""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.hub import metamorph
 from metamorph_jax.hub.configs import llm_config_json, vision_config_json
+from metamorph_jax.hub.importing import NanWatch, find_sources
 from metamorph_jax.hub.layouts import OwnName, to_theirs
 from metamorph_jax.hub.tensor_writer import TensorToWrite, write_folder
+from metamorph_jax.trees import unflatten
 from metamorph_jax.typing import PyTree
 
 
@@ -49,6 +52,18 @@ def write_parts(folder: Path, model: ModelConfig, params: PyTree) -> tuple[Path,
         write_tensors(folder / layout, tensors)
         (folder / layout / "config.json").write_text(json.dumps(config))
     return folder / "decoder", folder / "tower"
+
+
+def import_params(tensors: Mapping[str, np.ndarray], model: ModelConfig) -> PyTree:
+    """Returns the parameters that tensors named as in training become, by way of a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder), model, tensors)
+        sources = find_sources(model, [folder], NanWatch())
+        whole = {
+            name: source.read(tuple(slice(0, size) for size in source.shape))
+            for name, source in sources.items()
+        }
+    return unflatten(whole)
 
 
 def config_json(model: ModelConfig, layout: str) -> dict[str, Any]:

@@ -14,4 +14,5 @@ def metamorph_8b():
         "connector": "mlp2x_gelu",
         "vision_head": "mlp",
         "dtype": "bfloat16",
+        "init_from": ["models/Llama-3.1-8B-Instruct", "models/siglip-so400m-patch14-384"],
     }

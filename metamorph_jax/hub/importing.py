@@ -122,6 +122,8 @@ def _parts(
     if folder is None:
         return _run_parts(path, np.dtype(config.param_dtype))
     tables = part_tables(config)
+    for name in folder.dead:
+        _logger.warning("%s: %s is used by no model: left out", path, name)
     for part in folder.parts.keys() - tables.keys():
         _logger.warning("%s holds a %s, which the configured model lacks: left out", path, part)
     return {

@@ -3,6 +3,8 @@
 Memory is arithmetic, not a measurement: what the state needs is exact, activations are estimated.
 """
 
+from pathlib import Path
+
 import jax
 import numpy as np
 from clu import parameter_overview
@@ -126,6 +128,11 @@ def _flops(config: RunConfig, stage: StageConfig) -> float:
 def _print_sample(config: RunConfig) -> list[str]:
     """Reads all data, prints the first example of the last stage; returns what was missing."""
     missing = [
+        f"config.model.init_from: {folder} is no folder"
+        for folder in config.model.init_from
+        if not Path(folder).is_dir()
+    ]
+    missing += [
         f"config.stages.{stage.name}.data.sources: {path} is no file"
         for stage in config.stages
         for path in missing_sources(stage)

@@ -20,11 +20,11 @@ from metamorph_jax.decoding.loop import (
     decode_prompts,
 )
 from metamorph_jax.decoding.sampling import GREEDY
-from metamorph_jax.hub import metamorph
 from metamorph_jax.models.metamorph import MetaMorph
 from metamorph_jax.models.stack import unstack_blocks
 from tests import golden_model, tolerances
 from tests.golden_data import load_case
+from tests.hub_folders import import_params
 
 pytestmark = pytest.mark.golden
 FIELDS, TENSORS = load_case("D_greedy_decode")
@@ -44,7 +44,7 @@ RULES = Rules(
 @functools.cache
 def params():
     weights = golden_model.with_prefix(TENSORS, "weights/")
-    return unstack_blocks(jax.tree.map(jnp.asarray, metamorph.from_hf(weights, MODEL)))
+    return unstack_blocks(jax.tree.map(jnp.asarray, import_params(weights, MODEL)))
 
 
 def allowed():
