@@ -18,4 +18,4 @@ def test_quick_data_benchmark():
         assert any(line.startswith(start) and "goal" in line for line in lines), done.stdout
     # Fill does not depend on time, so it must reach its goals here, too.
     assert all(line.endswith(": reached") for line in lines if line.startswith("fill"))
-    assert sum(line.startswith("parity") for line in lines) == 2
+    assert sum(line.startswith("parity") for line in lines) == 4  # two models, two losses
