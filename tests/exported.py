@@ -8,6 +8,7 @@ import torch
 from safetensors.numpy import save_file
 
 from metamorph_jax.config.schema_model import ModelConfig
+from metamorph_jax.data.templates import TEMPLATES, AnyTemplate
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.hub import auto
 from metamorph_jax.hub.export_metamorph import metamorph_files
@@ -23,13 +24,14 @@ def write_export(
     config: ModelConfig,
     params: PyTree,
     tokenizer: Tokenizer,
-    template: str = "metamorph_llama3",
+    template: str | AnyTemplate = "metamorph_llama3",
     geometry: str = "square",
 ) -> dict[str, np.ndarray]:
     """Writes a folder as an export does, in float32; returns its tensors by name."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in Path(tokenizer.path).iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
+    template = TEMPLATES[template] if isinstance(template, str) else template
     files = metamorph_files(config, tokenizer, template, geometry, dtype="float32")
     for name, content in files.items():
         if isinstance(content, dict):

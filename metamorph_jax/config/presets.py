@@ -152,6 +152,14 @@ VISION = {
 }
 
 
+# Of pixels, by family of tower: (mean, standard deviation) of RGB values in [0, 1].
+# Source: `preprocessor_config.json` of the checkpoints above.
+PIXEL_STATISTICS = {
+    "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+
+
 def llm_preset(name: str, **changes: object) -> LlamaConfig:
     """Returns the decoder `name` with some fields changed."""
     return dataclasses.replace(_lookup(LLM, name, "decoder"), **changes)

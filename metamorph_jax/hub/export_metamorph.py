@@ -11,7 +11,6 @@ from typing import Any, Literal
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.data.fast_tokenizer import FastTokenizer
 from metamorph_jax.data.templates import (
-    TEMPLATES,
     AnyTemplate,
     Template,
     check_template,
@@ -40,7 +39,7 @@ _PROCESSOR = {
 def metamorph_files(
     config: ModelConfig,
     tokenizer: Tokenizer,
-    template_name: str,
+    template: AnyTemplate,
     image_geometry: Literal["square", "pad"] = "square",
     dtype: str = "bfloat16",
 ) -> dict[str, bytes | dict[str, Any]]:
@@ -49,18 +48,22 @@ def metamorph_files(
     Args:
         config: of the model.
         tokenizer: of the model; the files of its folder belong beside these, which win.
-        template_name: how turns were written in training.
+        template: how turns were written in training.
         image_geometry: how images were made square in training.
         dtype: of the stored tensors.
 
     Raises:
         UserError: The exported classes, or their chat template, cannot be what was trained.
     """
-    template = TEMPLATES[template_name]
     if not template.image_tokens:
         raise UserError(
-            f"template {template_name} has no tokens around images, which the export of MetaMorph "
+            f"template {template.name} has no tokens around images, which the export of MetaMorph "
             "needs; export a model that was trained with 'metamorph_llama3', 'llama3' or 'jinja'"
+        )
+    if isinstance(template, Template) and template.image_place != "as_written":
+        raise UserError(
+            f"template {template.name} moves images within a question, which the exported processor "
+            "does not; export a model that was trained with 'metamorph_llama3', 'llama3' or 'jinja'"
         )
     if not isinstance(tokenizer, FastTokenizer):
         raise UserError(

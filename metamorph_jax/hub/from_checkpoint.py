@@ -136,7 +136,7 @@ def _contents(
     template = choose_template(run.tokenizer)
     if model.vision_head != "none":
         files = metamorph_files(
-            model, trained.tokenizer, run.tokenizer.template, run.last_data.image_geometry, name
+            model, trained.tokenizer, template, run.last_data.image_geometry, name
         )
         tensors, new_tokens = tensors_to_write(model, params, "composite", dtype), ()
     else:

@@ -6,8 +6,8 @@ llava-hf/llava-1.5-7b-hf; transformers `models/llava/image_processing_llava.py`.
 
 from typing import Any, Literal
 
+from metamorph_jax.config.presets import PIXEL_STATISTICS
 from metamorph_jax.config.schema_model import VisionConfig
-from metamorph_jax.ops.normalize import PIXEL_STATISTICS
 
 _BICUBIC = 3  # as image processors number it
 

@@ -7,15 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metamorph_jax.config.presets import PIXEL_STATISTICS as PIXEL_STATISTICS
 from metamorph_jax.typing import Array, Float, Shaped
-
-# Per family, as (mean, standard deviation) of RGB values in [0, 1].
-# Source: `preprocessor_config.json` of google/siglip-so400m-patch14-384 and
-# openai/clip-vit-large-patch14.
-PIXEL_STATISTICS = {
-    "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-}
 
 
 def l2_normalize(x: Float[Array, "*batch E"], floor: float = 1e-12) -> Float[Array, "*batch E"]:

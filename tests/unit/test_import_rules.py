@@ -19,7 +19,7 @@ ROOMS = {
     "metrics": {"ops"},
     "data": set(),
     "checkpoints": {"sharding"},
-    "hub": {"checkpoints", "data", "models", "ops", "sharding"},
+    "hub": {"checkpoints", "data", "models", "sharding"},
     "training": {
         "models",
         "ops",

@@ -28,7 +28,7 @@ def tokenizer(tmp_path_factory):
 
 
 def test_all_files_are_there_and_code_is_verbatim(tokenizer):
-    files = metamorph_files(config_for(tokenizer), tokenizer, "llama3", "pad", "float32")
+    files = metamorph_files(config_for(tokenizer), tokenizer, TEMPLATES["llama3"], "pad", "float32")
     code = {name for name in files if name.endswith(".py")}
     assert code == set(REMOTE_FILES)
     assert set(files) - code == {
@@ -46,7 +46,9 @@ def test_all_files_are_there_and_code_is_verbatim(tokenizer):
 
 def test_answers_contain_text_and_what_ends_them(tokenizer):
     config = config_for(tokenizer, extra=2)
-    generation = metamorph_files(config, tokenizer, "metamorph_llama3")["generation_config.json"]
+    generation = metamorph_files(config, tokenizer, TEMPLATES["metamorph_llama3"])[
+        "generation_config.json"
+    ]
     stop = stop_ids(TEMPLATES["metamorph_llama3"], tokenizer)
     assert generation["eos_token_id"] == list(stop)
     allowed = set(range(config.llm.vocab_size)) - set(generation["suppress_tokens"])
@@ -63,13 +65,13 @@ def test_control_tokens_that_the_folder_does_not_mark(tmp_path):
     changed = load_tokenizer(tmp_path)
     assert changed.names == tokenizer.names
     for used, expected in ((tokenizer, []), (changed, ["<image_start>"])):
-        files = metamorph_files(config_for(used), used, "llama3")
+        files = metamorph_files(config_for(used), used, TEMPLATES["llama3"])
         assert files["processor_config.json"]["control_tokens"] == expected
 
 
 def test_the_folders_own_template_is_kept():
     used = injection.tokenizer("bpe_llama3")
-    files = metamorph_files(config_for(used), used, "jinja")
+    files = metamorph_files(config_for(used), used, TEMPLATES["jinja"])
     assert files["chat_template.jinja"].decode() == used.chat_template
 
 
@@ -84,14 +86,16 @@ def test_the_folders_own_template_is_kept():
 def test_what_cannot_be_exported_is_refused(template, name, message, tokenizer):
     used = load_tokenizer(LLAVA / "tokenizers" / name) if name else tokenizer
     with pytest.raises(UserError, match=message):
-        metamorph_files(config_for(used), used, template)
+        metamorph_files(config_for(used), used, TEMPLATES[template])
 
 
-def test_templates_that_jinja_cannot_write_are_refused(tokenizer, monkeypatch):
-    template = dataclasses.replace(TEMPLATES["cambrian_llama3"], image_tokens=True)
-    monkeypatch.setitem(TEMPLATES, "cambrian_llama3", template)
-    with pytest.raises(UserError, match="because of its image_place, system_text"):
-        metamorph_files(config_for(tokenizer), tokenizer, "cambrian_llama3")
+@pytest.mark.parametrize(
+    ("name", "why"), [("cambrian_llama3", "moves images"), ("v0", "moves images")]
+)
+def test_templates_that_the_processor_cannot_write_are_refused(tokenizer, name, why):
+    template = dataclasses.replace(TEMPLATES[name], image_tokens=True)
+    with pytest.raises(UserError, match=f"template {name} {why}"):
+        metamorph_files(config_for(tokenizer), tokenizer, template)
 
 
 def test_export_needs_neither_jax_nor_torch():

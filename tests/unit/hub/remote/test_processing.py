@@ -50,7 +50,7 @@ def load(tmp_path_factory):
             llm = dataclasses.replace(config.llm, vocab_size=used.vocab_size)
             config = dataclasses.replace(config, llm=llm)
             target = tmp_path_factory.mktemp("export")
-            write_export(target, config, random_params(config), used, template, geometry)
+            write_export(target, config, random_params(config), used, TEMPLATES[template], geometry)
             found[key] = MetaMorphProcessor.from_pretrained(target), used
         return found[key]
 
