@@ -63,7 +63,7 @@ def metamorph_files(
     if isinstance(template, Template) and template.image_place != "as_written":
         raise UserError(
             f"template {template.name} moves images within a question, which the exported "
-            "processor does not; export a model that was trained with 'metamorph_llama3', 'llama3' or 'jinja'"
+            "processor does not; use 'metamorph_llama3', 'llama3' or 'jinja' for such a model"
         )
     if not isinstance(tokenizer, FastTokenizer):
         raise UserError(
