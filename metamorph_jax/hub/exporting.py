@@ -68,6 +68,18 @@ def tensors_to_write(
     return tensors
 
 
+def tensor_shapes(config: ModelConfig, part: str, layout: str) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every tensor of a part by its name in a layout."""
+    table = part_tables(config)[part]
+    return {
+        to_theirs(layout, OwnName(part, own)): _shape(
+            row.layout.split("->")[0].strip(), row_sizes(table, row)
+        )
+        for row in table.rows
+        for own in table.names_of(row)
+    }
+
+
 def _tensor(
     table: Table,
     row: Row,

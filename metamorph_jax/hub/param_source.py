@@ -56,6 +56,8 @@ class ParamSource:
         ]
         if len(bounds) == len(self._letters):
             return self._read_tensor(self.tensors[0], bounds)
+        if bounds[0].stop - bounds[0].start == 1:  # as blocks of a checkpoint are read: no copy
+            return self._read_tensor(self.tensors[bounds[0].start], bounds[1:])[None]
         result = np.empty([part.stop - part.start for part in bounds], self.dtype)
         for place, layer in enumerate(range(bounds[0].start, bounds[0].stop)):
             result[place] = self._read_tensor(self.tensors[layer], bounds[1:])
