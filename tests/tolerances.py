@@ -77,5 +77,5 @@ GOLDEN_MERGED_FEATURES = 1e-9
 GOLDEN_PIXELS = 2e-6
 GOLDEN_PIXEL_STATISTICS = 1e-5
 
-# Visual features against transformers, the least cosine of any token. Observed 1 - 4e-7.
+# Visual features against transformers, the least cosine of any token.
 FEATURE_COSINE = 0.99999

@@ -98,9 +98,7 @@ def arithmetic(config: LlamaConfig | VisionConfig) -> dict[str, Any]:
     free = ("vocab_size", "vocab_multiple", "max_seq_len", "remat", "scan_unroll")
     free += ("feature_layer", "cls_policy", "activation")
     fields = {name: value for name, value in vars(config).items() if name not in free}
-    if isinstance(config, VisionConfig):
-        return fields | {"activation": config.mlp_activation}
-    return fields | {"activation": config.activation}
+    return fields | {"activation": getattr(config, "mlp_activation", config.activation)}
 
 
 def _read_llava(values: Values) -> ModelConfig:
