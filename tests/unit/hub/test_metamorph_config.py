@@ -9,11 +9,11 @@ import torch
 from metamorph_jax.config.presets import llm_preset, vision_preset
 from metamorph_jax.config.schema_model import ModelConfig, RopeScaling, VisualTokensConfig
 from metamorph_jax.errors import UserError
+from metamorph_jax.hub.configs import arithmetic, read_model_config
 from metamorph_jax.hub.layouts import OwnName, to_theirs
 from metamorph_jax.hub.metamorph_config import (
     choose_placeholder,
     metamorph_config_json,
-    metamorph_model_config,
 )
 from metamorph_jax.hub.parts import part_tables
 from metamorph_jax.hub.remote.configuration_metamorph import MetaMorphConfig
@@ -56,15 +56,24 @@ def other_config():
     )
 
 
+def same(read, config):
+    """Returns whether two models compute the same: how they do it is no matter of the file."""
+    parts = ("llm", "vision", "visual_tokens", "connector", "vision_head")
+    ours, theirs = ([vars(model)[part] for part in parts] for model in (read, config))
+    ours[:2], theirs[:2] = map(arithmetic, ours[:2]), map(arithmetic, theirs[:2])
+    layers = [model.vision.feature_layer for model in (read, config)]
+    return ours == theirs and layers[0] == layers[1]
+
+
 @pytest.mark.parametrize("config", [PUBLISHED, other_config()], ids=["published", "other"])
 def test_both_ways_and_through_transformers(config, tokenizer, tmp_path):
     fields = json.loads(json.dumps(metamorph_config_json(config, tokenizer, config.dtype)))
-    assert metamorph_model_config(fields) == config
+    assert same(read_model_config(fields), config)
     loaded = MetaMorphConfig.from_dict(fields)
     loaded.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert "rope_parameters" in saved["text_config"]
-    assert metamorph_model_config(saved) == config
+    assert same(read_model_config(saved), config)
     again = MetaMorphConfig.from_pretrained(tmp_path)
     assert again.to_dict() == loaded.to_dict()
     assert again.text_config.rope_parameters == loaded.text_config.rope_parameters
@@ -106,6 +115,7 @@ def test_placeholder_comes_from_the_tokenizer(tokenizer):
         ({"visual_tokens": {"reduction": "concat_interpolation"}}, "concat_interpolation"),
         ({"visual_tokens": {"softmax_temperature": 0.1}}, "softmax_temperature is set"),
         ({"visual_tokens": {"reduction": "none", "num_tokens": 5}}, "num_tokens=5 is no square"),
+        ({"llm": {"qkv_bias": True}}, "qkv_bias is set"),
         ({"llm": {"vocab_size": 20}}, r"tokenizer has \d+ ids, model.llm.vocab_size is 20"),
     ],
 )
@@ -121,12 +131,12 @@ def test_what_the_classes_do_not_have_is_refused(changes, message, tokenizer):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "llava"}, "model_type 'llava'; expected 'metamorph'"),
-        ({"text_config": {}}, "lacks 'hidden_size'"),
-        ({"image_token_reduction": "mixer"}, "visual_tokens.reduction: got 'mixer'"),
-        ({"num_image_tokens": "64"}, "visual_tokens.num_tokens: got '64'"),
-        ({"vision_feature_layer": 9}, "feature_layer=9 is outside"),
-        ({"projector_type": "mlp"}, "connector='mlp' is neither"),
+        ({"model_type": "mllama"}, "model_type.*mllama"),
+        ({"text_config": 3}, "text_config"),
+        ({"image_token_reduction": "mixer"}, "image_token_reduction.*mixer"),
+        ({"num_image_tokens": "64"}, "num_image_tokens.*64"),
+        ({"vision_feature_layer": 9}, "vision_feature_layer.*9"),
+        ({"projector_type": "mlp"}, "projector_type.*mlp"),
     ],
 )
 def test_other_files_are_refused(changes, message, tokenizer):
@@ -134,14 +144,14 @@ def test_other_files_are_refused(changes, message, tokenizer):
     llm = dataclasses.replace(config.llm, vocab_size=400)
     fields = metamorph_config_json(dataclasses.replace(config, llm=llm), tokenizer, "float32")
     with pytest.raises(UserError, match=message):
-        metamorph_model_config(fields | changes)
+        read_model_config(fields | changes)
 
 
 def test_unknown_rope_is_refused(tokenizer):
     fields = metamorph_config_json(PUBLISHED, tokenizer, "float32")
     fields["text_config"] |= {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}
-    with pytest.raises(UserError, match="rope_type 'yarn' is none of"):
-        metamorph_model_config(fields)
+    with pytest.raises(UserError, match="yarn"):
+        read_model_config(fields)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from transformers import (
 )
 
 from metamorph_jax.hub import auto
+from metamorph_jax.hub.configs import read_model_config
 from metamorph_jax.hub.export_metamorph import REMOTE_FILES
 from metamorph_jax.hub.metamorph import from_hf, to_hf
-from metamorph_jax.hub.metamorph_config import metamorph_model_config
 from metamorph_jax.hub.remote.modeling_metamorph import (
     MetaMorphForConditionalGeneration,
     MetaMorphModel,
@@ -176,7 +176,7 @@ def test_round_trip_is_byte_identical(tied, tmp_path):
     model.save_pretrained(tmp_path / "saved")
     check_tensors(tmp_path / "saved", tensors)
     fields = json.loads((tmp_path / "saved" / "config.json").read_text())
-    back = metamorph_model_config(fields)
+    back = read_model_config(fields)
     params_back = from_hf(load_file(tmp_path / "saved" / "model.safetensors"), back, "composite")
     for name, tensor in to_hf(params_back, back, "composite").items():
         assert tensor.tobytes() == tensors[name].tobytes(), name
