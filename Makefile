@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench releases clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/data.py
+
+# Exports under other releases of transformers, each installed into an environment of its own.
+releases: $(STAMP)
+	$(BIN)/python -m tests.releases.run
 
 clean:
 	rm -rf $(VENV) data runs

@@ -109,6 +109,7 @@ def export_checkpoint(
     try:
         temporary.mkdir(parents=True)
         copy_tokenizer(trained.run.tokenizer.path, temporary, new_tokens)
+        _complete_tokenizer(temporary / "tokenizer_config.json")
         for name, content in files.items():
             _write(temporary / name, content)
         write_folder(temporary, tensors, count)
@@ -154,6 +155,15 @@ def _contents(
     files[CARD_FILE] = model_card(run, trained.meta, kind).encode()
     files[MANIFEST_FILE] = json.loads(trained.meta.to_json())
     return files, tensors, new_tokens
+
+
+def _complete_tokenizer(file: Path) -> None:
+    """Says what a tokenizer makes: transformers < 5 would make it more than models take."""
+    fields = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    usual = {"model_input_names": ["input_ids", "attention_mask"]}
+    if not (file.parent / "tokenizer.model").is_file():
+        usual["tokenizer_class"] = "PreTrainedTokenizerFast"
+    _write(file, usual | fields)
 
 
 def _unused(folder: Path, dtype: np.dtype | None) -> dict[str, TensorToWrite]:
