@@ -39,6 +39,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser("inspect", help="what is in a Hugging Face folder")
     inspect.add_argument("folder", type=Path)
+    inspect.add_argument("--vision", type=Path, help="folder of the tower that it only names")
     into = commands.add_parser(
         "hf-to-orbax",
         help="Hugging Face folders -> checkpoint",
@@ -64,7 +65,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _inspect(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
     from metamorph_jax.hub.inspecting import inspect_folder
 
-    lines, is_good = inspect_folder(flags.folder)
+    lines, is_good = inspect_folder(flags.folder, flags.vision)
     print("\n".join(lines))
     return 0 if is_good else 1
 

@@ -143,8 +143,8 @@ def _read_native(values: Values, tower: Mapping[str, Any] | None, tower_where: s
     if tower is None:
         name = values.get("mm_vision_tower")
         raise UserError(
-            f"{values.where}: mm_vision_tower is {name!r}, and says nothing about its sizes; give "
-            "the config.json of that tower, too"
+            f"{values.where}: mm_vision_tower is {name!r}, and says nothing about its sizes; name "
+            "the folder of that tower, too (--vision=DIR)"
         )
     is_metamorph = values.get("model_type") == "metamorph_llama"
     policies = {"patch": "patch", "cls_patch": "cls_patch"}

@@ -27,8 +27,12 @@ _LAYOUTS = {
 }
 
 
-def inspect_folder(path: Path) -> tuple[list[str], bool]:
+def inspect_folder(path: Path, tower: Path | None = None) -> tuple[list[str], bool]:
     """Returns lines about a folder, and whether it can be imported.
+
+    Args:
+        path: of the folder.
+        tower: folder of the tower that the model's own config.json only names.
 
     Raises:
         UserError: it is no folder of weights, or of a family that is not known.
@@ -44,13 +48,13 @@ def inspect_folder(path: Path) -> tuple[list[str], bool]:
     ]
     lines += [f"  never used     {name}" for name in folder.dead]
     try:
-        lines += _describe_parts(folder)
+        lines += _describe_parts(folder, None if tower is None else open_folder(tower))
     except UserError as error:
         return [*lines, *(f"  problem        {line}" for line in str(error).splitlines())], False
     return [*lines, f"  tokenizer      {_describe_tokenizer(path)}"], True
 
 
-def _describe_parts(folder: HubFolder) -> list[str]:
+def _describe_parts(folder: HubFolder, tower: HubFolder | None) -> list[str]:
     """Returns a line for each part, after checking all of its names and shapes."""
     where = str(folder.path / CONFIG_FILE)
     if folder.layout == "decoder":
@@ -61,7 +65,7 @@ def _describe_parts(folder: HubFolder) -> list[str]:
         tables = {"vision_tower": TOWERS[vision.family].table(vision)}
         sizes = {"vision_tower": vision}
     else:
-        model = read_model_config(folder.config, None, where)
+        model = read_model_config(folder.config, tower and tower.config, where)
         tables, sizes = part_tables(model), {"language_model": model.llm}
         sizes["vision_tower"] = model.vision
     lines = []

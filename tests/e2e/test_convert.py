@@ -17,12 +17,14 @@ from PIL import Image
 from metamorph_jax import convert
 from metamorph_jax.decoding.generator import Generator, Prompt, Sampling
 from metamorph_jax.errors import UserError
-from metamorph_jax.hub import auto
+from metamorph_jax.hub import auto, metamorph
 from metamorph_jax.hub.model_card import loading_snippet
 from metamorph_jax.hub.tensor_files import TensorFolder
 from tests import injection
-from tests.hub_folders import write_tensors
+from tests.hub_folders import write_model, write_parts, write_tensors
+from tests.model_helpers import random_params
 from tests.parity.torch_models import randomise
+from tests.tiny import tiny_model
 
 auto.register()
 TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -114,6 +116,16 @@ def test_inspect(world, capsys):
     assert "a whole model" in text and "connector" in text
 
 
+def test_inspect_of_a_model_that_only_names_its_tower(tmp_path, capsys):
+    model = tiny_model()
+    _, tower = write_parts(tmp_path, model, random_params(model))
+    folder = write_model(tmp_path / "hf", model, metamorph.to_hf(random_params(model), model))
+    assert run("inspect", folder) == 1
+    assert "name the folder of that tower, too (--vision=DIR)" in capsys.readouterr().out
+    assert run("inspect", folder, f"--vision={tower}") == 0
+    assert "vision_head    408 parameters used" in capsys.readouterr().out
+
+
 def test_inspect_says_what_is_wrong(world, tmp_path, capsys):
     folder = shutil.copytree(world / "llm", tmp_path / "llm")
     config = json.loads((folder / "config.json").read_text())
@@ -192,13 +204,26 @@ def test_llava_there_and_back_is_byte_identical(world, tmp_path):
 
 def test_the_card(world, tmp_path):
     out = tmp_path / "out"
-    assert run("orbax-to-hf", world / "metamorph", f"--out={out}", "--dtype=bf16") == 0
+    assert run("orbax-to-hf", world / "metamorph", f"--out={out}") == 0
     card = (out / "README.md").read_text()
     assert f"{world / 'llm'}: llama3.1, see its LICENSE" in card
     assert f"{world / 'vision'}: states none" in card
     assert "config.model.llm.num_layers = 2" in card and "commit" in card
-    snippet = card.split("```python\n")[1].split("```")[0]
-    assert snippet == loading_snippet("MetaMorphForConditionalGeneration")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "kind"),
+    [
+        ("metamorph", "MetaMorphForConditionalGeneration"),
+        ("read", "LlavaForConditionalGeneration"),
+    ],
+)
+def test_the_lines_of_the_card_load_the_folder(world, tmp_path, checkpoint, kind):
+    out = tmp_path / "out"
+    assert run("orbax-to-hf", world / checkpoint, f"--out={out}", "--dtype=bf16") == 0
+    snippet = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert snippet == loading_snippet(kind)
+    assert ("trust_remote_code" in snippet) == (checkpoint == "metamorph")
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", snippet], cwd=out, env=environment, capture_output=True, text=True
