@@ -73,18 +73,19 @@ def _inspect(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _import(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
     from metamorph_jax.config.loading import load_recipe
     from metamorph_jax.hub.inspecting import describe_model
-    from metamorph_jax.hub.to_checkpoint import import_checkpoint, infer_run, num_bytes
+    from metamorph_jax.hub.to_checkpoint import Plan, import_checkpoint, infer_plan, num_bytes
 
-    folders = [path for path in (flags.model, flags.llm, flags.vision) if path is not None]
-    if not folders:
+    if (flags.model is None) == (flags.llm is None):
         raise UserError("name what to import: --llm=DIR and --vision=DIR, or --model=DIR")
+    folders = [path for path in (flags.model, flags.llm, flags.vision) if path is not None]
     if flags.config is None:
-        run = infer_run(folders, flags.out)
+        plan = infer_plan(folders, flags.out)
     else:
-        run = load_recipe(flags.config, overrides)
-    print(describe_model(run.model), flush=True)
-    with _Bytes("import", num_bytes(run.model)) as progress:
-        checkpoint = import_checkpoint(run, folders, flags.out, progress.add)
+        plan = Plan(load_recipe(flags.config, overrides))
+    print(describe_model(plan.run.model), flush=True)
+    with _Bytes("import", num_bytes(plan.run.model)) as progress:
+        checkpoint, line = import_checkpoint(plan, folders, flags.out, progress.add)
+    print(line)
     print(f"{checkpoint}: verified when it is read; begin from it with model.init_from")
     return 0
 

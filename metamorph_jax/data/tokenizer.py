@@ -60,6 +60,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     )
 
 
+def has_tokenizer(path: str | Path) -> bool:
+    """Returns whether a folder holds what `load_tokenizer` reads."""
+    return any((Path(path) / name).is_file() for name in (_FAST, _SENTENCEPIECE))
+
+
 def _definition_file(path: str | Path) -> Path:
     """Returns the path of what defines the tokenizer of a folder."""
     folder = Path(path)

@@ -1,45 +1,33 @@
 """Folders of weights -> sources of our parameters, which are read when their turn comes.
 
-A folder is a Hugging Face one (`folder.py`) or one of our own checkpoints. Who reads the sources
-decides where they go: `training/initial.py` puts them on devices, `to_checkpoint.py` into a
-checkpoint. Parts that no folder holds begin as those of a new model.
+A folder is a Hugging Face one (`folder.py`) or one of our own runs. Who reads the sources decides
+where they go: `training/initial.py` puts them on devices, `to_checkpoint.py` into a checkpoint.
+Parts that no folder holds begin as those of a new model.
 """
 
 import dataclasses
-import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from metamorph_jax.checkpoints.arrays import BlockReader
-from metamorph_jax.checkpoints.folders import CHECKPOINTS, find_checkpoints
-from metamorph_jax.checkpoints.selection import Selector
-from metamorph_jax.checkpoints.streaming import open_params
+from metamorph_jax.checkpoints.naming import array_specs, check_same_arrays
 from metamorph_jax.config.schema_model import ModelConfig
-from metamorph_jax.errors import UserError
+from metamorph_jax.errors import UserError, visible
 from metamorph_jax.hub.folder import HubFolder, open_folder
 from metamorph_jax.hub.inference import check_same_model
-from metamorph_jax.hub.layouts import TEXT_SIDE
 from metamorph_jax.hub.param_source import part_sources
 from metamorph_jax.hub.parts import part_tables
+from metamorph_jax.hub.runs import OpenRun, is_run, open_run
+from metamorph_jax.models.init import abstract_params
+from metamorph_jax.trees import flatten
 
 _logger = logging.getLogger(__name__)
 _SHOWN = 5
 _IN_CACHE = 2**17  # numbers looked at at a time; several times as fast as all at once
-
-
-class Source(Protocol):
-    """A parameter that is read in parts: a `ParamSource`, or one of a checkpoint."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def read(self, index: tuple[slice, ...]) -> np.ndarray:
-        """Returns the part at `index`, one slice per dimension."""
-        ...
+DECODER = "language_model"
 
 
 class NanWatch:
@@ -64,7 +52,7 @@ class NanWatch:
                 "NaN or infinity in %d tensor(s): %s. They were taken over as they are; the model "
                 "will answer nonsense until they are mended at their source",
                 len(self.names),
-                ", ".join(sorted(self.names)[:_SHOWN]),
+                visible(", ".join(sorted(self.names)[:_SHOWN])),
             )
 
 
@@ -80,81 +68,88 @@ def is_finite(part: np.ndarray) -> bool:
 
 
 def find_sources(
-    config: ModelConfig, folders: Sequence[str | Path], on_read: NanWatch
-) -> dict[str, Source]:
+    config: ModelConfig,
+    folders: Sequence[str | Path],
+    on_read: NanWatch,
+    new_ids: Collection[int] = (),
+    verify: bool = True,
+) -> dict[str, BlockReader]:
     """Returns the sources of all parameters that folders hold, by path in our tree.
 
     Args:
         config: of the model; parts that it lacks are left out of a folder that has them.
         folders: each with any of its parts; of a part that several have, the first is taken.
         on_read: sees what is read.
+        new_ids: tokens that a decoder of others does not know yet, whatever stands in their rows.
+        verify: hash every file of a run of ours; False where nothing is going to be read.
 
     Raises:
         UserError: a folder cannot be used, or what it holds is not that of `config`; what is wrong
             with all parts is reported together.
     """
-    opened = {Path(path): None if is_run(Path(path)) else open_folder(path) for path in folders}
-    check_same_model(config, [folder for folder in opened.values() if folder is not None])
-    owners: dict[str, Path] = {}
-    sources: dict[str, Source] = {}
+    opened = {
+        Path(path): open_run(Path(path), verify) if is_run(Path(path)) else open_folder(path)
+        for path in folders
+    }
+    check_same_model(config, list(opened.values()))
+    sources: dict[str, BlockReader] = {}
     problems = []
-    for path, folder in opened.items():
-        for part, find in _parts(path, folder, config, on_read).items():
-            if part in owners:
-                _logger.warning("%s: %s is taken from %s instead", path, part, owners[part])
-                continue
-            owners[part] = path
-            try:
-                sources |= {f"{part}/{name}": source for name, source in find().items()}
-            except UserError as error:
-                problems.append(str(error))
+    for part, path in owners(opened, config).items():
+        folder = opened[path]
+        try:
+            if isinstance(folder, OpenRun):
+                found = _from_run(folder, part, config)
+            else:
+                found = _from_hub(folder, part, config, on_read, new_ids)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            sources |= {f"{part}/{name}": source for name, source in found.items()}
     if problems:
         raise UserError("\n".join(problems))
     return sources
 
 
-def is_run(path: Path) -> bool:
-    """Returns whether a folder is one of our own runs or imports."""
-    return (path / CHECKPOINTS).is_dir()
+def owners(opened: Mapping[Path, HubFolder | OpenRun], config: ModelConfig) -> dict[str, Path]:
+    """Returns which folder each part is taken from; logs what is left out."""
+    wanted = {name.split("/")[0] for name in flatten(abstract_params(config))}
+    found: dict[str, Path] = {}
+    for path, folder in opened.items():
+        for name in getattr(folder, "dead", ()):
+            _logger.warning("%s: %s is used by no model: left out", path, visible(name))
+        for part in folder.parts:
+            if part not in wanted:
+                _logger.warning("%s holds a %s, which the model lacks: left out", path, part)
+            elif part in found:
+                _logger.warning("%s: %s is taken from %s instead", path, part, found[part])
+            else:
+                found[part] = path
+    return found
 
 
-def _parts(
-    path: Path, folder: HubFolder | None, config: ModelConfig, on_read: NanWatch
-) -> dict[str, Callable[[], dict[str, Source]]]:
-    """Returns, by part, what gives the sources of that part of a folder."""
-    if folder is None:
-        return _run_parts(path, np.dtype(config.param_dtype))
-    tables = part_tables(config)
-    for name in folder.dead:
-        _logger.warning("%s: %s is used by no model: left out", path, name)
-    for part in folder.parts.keys() - tables.keys():
-        _logger.warning("%s holds a %s, which the configured model lacks: left out", path, part)
-    return {
-        part: functools.partial(
-            part_sources,
-            tables[part],
-            folder.tensors,
-            names,
-            np.dtype(config.param_dtype),
-            f"{path}: {part}",
-            on_read,
-        )
-        for part, names in folder.parts.items()
-        if part in tables
-    }
+def _from_hub(
+    folder: HubFolder, part: str, config: ModelConfig, on_read: NanWatch, new_ids: Collection[int]
+) -> Mapping[str, BlockReader]:
+    """Returns the sources of one part of a Hugging Face folder."""
+    return part_sources(
+        part_tables(config)[part],
+        folder.tensors,
+        folder.parts[part],
+        np.dtype(config.param_dtype),
+        f"{folder.path}: {part}",
+        on_read,
+        frozenset(new_ids) if part == DECODER else frozenset(),
+    )
 
 
-def _run_parts(path: Path, dtype: np.dtype) -> dict[str, Callable[[], dict[str, Source]]]:
-    """Returns the same of one of our own runs: its newest checkpoint that verifies."""
-    directory, step = find_checkpoints(path, None)
-    folder = Selector(directory).choose(step, quarantine=False)
-    if folder is None:
-        raise UserError(f"{path}: there is no complete checkpoint in it")
-    parts: dict[str, dict[str, Source]] = {}
-    for name, reader in open_params(folder).items():
-        part, _, rest = name.partition("/")
-        parts.setdefault(part, {})[rest] = CastSource(reader, dtype)
-    return {part: functools.partial(dict, sources) for part, sources in parts.items()}
+def _from_run(run: OpenRun, part: str, config: ModelConfig) -> Mapping[str, BlockReader]:
+    """Returns the sources of one part of a run, all of which has to be there."""
+    shapes = flatten(abstract_params(config))
+    wanted = {name: leaf for name, leaf in shapes.items() if name.startswith(f"{part}/")}
+    stored = {f"{part}/{name}": run.specs[part][name] for name in run.specs[part]}
+    check_same_arrays(array_specs(wanted), stored, str(run.folder), cast_floats=True)
+    dtype = np.dtype(config.param_dtype)
+    return {name: CastSource(reader, dtype) for name, reader in run.parts[part].items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,20 +190,13 @@ class ArraySource:
         return self.array[index]
 
 
-def unused_tensors(config: ModelConfig, names: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Returns the tensors of a folder that the model has no use for: "part/own name" -> name.
-
-    They are kept beside an imported checkpoint, so that an export has all that the import had. A
-    tower's text side is not among them: no model has a place for it.
+def describe_sources(sources: Mapping[str, BlockReader], names: Collection[str]) -> str:
+    """Returns one line on what is read and what begins at random.
 
     Args:
-        config: of the model.
-        names: `HubFolder.parts`.
+        sources: what is read.
+        names: of all parameters of the model.
     """
-    used = {part: set(table.names()) for part, table in part_tables(config).items()}
-    return {
-        f"{part}/{own}": name
-        for part, tensors in names.items()
-        for own, name in tensors.items()
-        if own not in used.get(part, set()) and not own.startswith(TEXT_SIDE)
-    }
+    num_read = sum(int(np.prod(source.shape, dtype=np.int64)) for source in sources.values())
+    fresh = sorted({name.split("/")[0] for name in names if name not in sources})
+    return f"initial weights: {num_read:,} read; at random: {', '.join(fresh) or 'none'}"

@@ -20,12 +20,15 @@ from metamorph_jax.hub.configs import (
     vision_config_json,
 )
 from metamorph_jax.hub.folder import CONFIG_FILE, HubFolder
+from metamorph_jax.hub.parts import part_tables
+from metamorph_jax.hub.runs import OpenRun
 
 _WHOLE = ("composite", "llava", "native")
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _LAST_LAYER = -1  # of SigLIP, which MetaMorph reads
 
 
-def infer_model(folders: Sequence[HubFolder], num_new_tokens: int) -> ModelConfig:
+def infer_model(folders: Sequence[HubFolder], num_ids: int) -> ModelConfig:
     """Returns the model that folders are or, of a decoder and a tower, could become.
 
     A decoder and a tower become a MetaMorph: 64 interpolated visual tokens an image, and a new
@@ -34,7 +37,7 @@ def infer_model(folders: Sequence[HubFolder], num_new_tokens: int) -> ModelConfi
     Args:
         folders: a whole model's (with a tower's beside it where its own config.json only names the
             tower), or a decoder's and a tower's.
-        num_new_tokens: rows to add to the vocabulary of a decoder.
+        num_ids: of the tokenizer, tokens that are new to the model included.
 
     Raises:
         UserError: the folders are neither, or a config.json is of something that we do not have.
@@ -52,7 +55,7 @@ def infer_model(folders: Sequence[HubFolder], num_new_tokens: int) -> ModelConfi
     elif {"decoder", "tower"} <= by_layout.keys() and len(folders) == 2:
         llm = _llm(by_layout["decoder"])
         model = ModelConfig(
-            llm=dataclasses.replace(llm, vocab_size=llm.vocab_size + num_new_tokens),
+            llm=dataclasses.replace(llm, vocab_size=max(llm.vocab_size, num_ids)),
             vision=_vision(by_layout["tower"]),
         )
     else:
@@ -61,25 +64,39 @@ def infer_model(folders: Sequence[HubFolder], num_new_tokens: int) -> ModelConfi
             f"{kinds}: expected one whole model, or one decoder and one vision tower; name the "
             "other folder too, or give --config with the model that it is to become"
         )
-    dtype = "bfloat16" if _is_half(folders) else "float32"
-    return dataclasses.replace(model, dtype=dtype, param_dtype=dtype)
+    stored = {spec.dtype for folder in folders for spec in folder.tensors.specs.values()}
+    # What is stored must fit exactly: float16 and float32 do not fit into bfloat16.
+    is_bfloat = all(dtype == _BFLOAT16 for dtype in stored if dtype.kind not in "biu")
+    is_short = all(dtype.itemsize <= 2 for dtype in stored if dtype.kind not in "biu")
+    return dataclasses.replace(
+        model,
+        dtype="bfloat16" if is_short else "float32",
+        param_dtype="bfloat16" if is_bfloat else "float32",
+    )
 
 
-def check_same_model(config: ModelConfig, folders: Sequence[HubFolder]) -> None:
-    """Compares the sizes and constants of a recipe's model with those in folders' config.json.
+def check_same_model(config: ModelConfig, folders: Sequence[HubFolder | OpenRun]) -> None:
+    """Compares the sizes and constants of a recipe's model with those that folders state.
 
     Only what the weights were trained with: which layer is read and how many visual tokens are made
     is the recipe's own affair.
 
     Raises:
-        UserError: listing every key that differs, with both values.
+        UserError: listing every key that differs, with both values, and the parts that a whole
+            model states and does not hold.
     """
-    towers = [folder for folder in folders if folder.layout == "tower"]
-    tower = towers[0].config if towers else vision_config_json(config.vision)
+    hub = [folder for folder in folders if isinstance(folder, HubFolder)]
+    towers = [folder.config for folder in hub if folder.layout == "tower"]
+    own = vision_config_json(config.vision) | {"num_hidden_layers": config.vision.num_layers}
+    tower = towers[0] if towers else own
     problems = []
     for folder in folders:
         where = str(folder.path / CONFIG_FILE)
-        if folder.layout == "decoder":
+        if isinstance(folder, OpenRun):
+            where = f"the run {folder.path}"
+            problems += _differences("llm", config.llm, folder.model.llm, where, vocabulary=True)
+            problems += _differences("vision", config.vision, folder.model.vision, where)
+        elif folder.layout == "decoder":
             problems += _differences("llm", config.llm, _llm(folder), where)
         elif folder.layout == "tower":
             problems += _differences("vision", config.vision, _vision(folder), where)
@@ -87,12 +104,23 @@ def check_same_model(config: ModelConfig, folders: Sequence[HubFolder]) -> None:
             model = read_model_config(folder.config, tower, where)
             problems += _differences("llm", config.llm, model.llm, where)
             problems += _differences("vision", config.vision, model.vision, where)
+            problems += _promised(folder, model, where)
     if problems:
         raise UserError(
             "the recipe's model is not that of the weights it begins with:\n  - "
             + "\n  - ".join(problems)
             + "\nset these keys to the folder's values, or name another folder"
         )
+
+
+def _promised(folder: HubFolder, model: ModelConfig, where: str) -> list[str]:
+    """Returns one line for each part that a whole model has by its config.json, but not here.
+
+    Only the tower of a model that its own training code saved may be elsewhere.
+    """
+    elsewhere = {"vision_tower"} if folder.layout == "native" else set()
+    missing = sorted(part_tables(model).keys() - folder.parts.keys() - elsewhere)
+    return [f"{where} states a {part}, but no tensor of it is in {folder.path}" for part in missing]
 
 
 def _llm(folder: HubFolder) -> LlamaConfig:
@@ -111,9 +139,12 @@ def _differences(
     ours: LlamaConfig | VisionConfig,
     theirs: LlamaConfig | VisionConfig,
     where: str,
+    vocabulary: bool = False,
 ) -> list[str]:
     """Returns one line for each value that would compute something else."""
     mine, stored = _flat(arithmetic(ours)), _flat(arithmetic(theirs))
+    if vocabulary:  # a run of ours has its new tokens already
+        mine["vocab_size"], stored["vocab_size"] = ours.vocab_size, theirs.vocab_size
     return [
         f"model.{part}.{key} is {mine.get(key)!r} in the recipe, {stored.get(key)!r} in {where}"
         for key in sorted(mine.keys() | stored.keys())
@@ -130,16 +161,3 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def _is_half(folders: Sequence[HubFolder]) -> bool:
-    """Whether most weights are stored in two bytes."""
-    half, rest = 0, 0
-    for folder in folders:
-        for spec in folder.tensors.specs.values():
-            size = int(np.prod(spec.shape, dtype=np.int64))
-            if spec.dtype in (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)):
-                half += size
-            else:
-                rest += size
-    return half > rest

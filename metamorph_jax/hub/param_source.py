@@ -38,6 +38,7 @@ class ParamSource:
         vocab_size: rows that count; those beyond the stored ones are their mean, then come zeros.
         folder: that holds the tensors.
         on_read: is told the name and content of each part that is read.
+        new_ids: rows of the vocabulary that are new, whatever is stored there: the mean, too.
     """
 
     shape: tuple[int, ...]
@@ -48,6 +49,7 @@ class ParamSource:
     vocab_size: int
     folder: TensorFolder
     on_read: Callable[[str, np.ndarray], None]
+    new_ids: frozenset[int] = frozenset()
 
     def read(self, index: Index) -> np.ndarray:
         """Returns the part at `index`: one slice per dimension, without steps."""
@@ -77,10 +79,15 @@ class ParamSource:
         wanted, stored = bounds[axis], view.shape[axis]
         inside = [*bounds]
         inside[axis] = slice(min(wanted.start, stored), min(wanted.stop, stored))
+        others = tuple(part for i, part in enumerate(bounds) if i != axis)
         parts = [self._copy(name, view[tuple(inside)])]
+        for row in sorted(self.new_ids):
+            if inside[axis].start <= row < inside[axis].stop:
+                place = [slice(None)] * view.ndim
+                place[axis] = row - inside[axis].start
+                parts[0][tuple(place)] = self._mean_row[others]
         num_new = min(wanted.stop, self.vocab_size) - max(wanted.start, stored)
         if num_new > 0:
-            others = tuple(part for i, part in enumerate(bounds) if i != axis)
             mean = np.expand_dims(self._mean_row[others], axis)
             parts.append(np.repeat(mean, num_new, axis).astype(self.dtype))
         num_padding = wanted.stop - max(wanted.start, self.vocab_size, stored)
@@ -93,7 +100,8 @@ class ParamSource:
     def _copy(self, name: str, view: np.ndarray) -> np.ndarray:
         part = contiguous(view)
         self.on_read(name, part)
-        return part.astype(self.dtype, copy=False)
+        # A copy of ours: what is mapped from a file cannot be written to.
+        return part.astype(self.dtype, copy=bool(self.new_ids))
 
     @functools.cached_property
     def _mean_row(self) -> np.ndarray:
@@ -108,6 +116,7 @@ def part_sources(
     dtype: np.dtype,
     what: str,
     on_read: Callable[[str, np.ndarray], None] = lambda name, part: None,
+    new_ids: frozenset[int] = frozenset(),
 ) -> dict[str, ParamSource]:
     """Returns the sources of one part's parameters by path within the part.
 
@@ -118,6 +127,7 @@ def part_sources(
         dtype: of the parameters.
         what: the part's name, for messages.
         on_read: see `ParamSource`.
+        new_ids: see `ParamSource`.
 
     Raises:
         UserError: a name is missing or unknown, or a shape is not that of the configuration; all
@@ -128,7 +138,7 @@ def part_sources(
     for row in table.rows:
         tensors = tuple(names[own] for own in table.names_of(row))
         try:
-            sources[row.ours] = _create(table, row, folder, tensors, dtype, on_read)
+            sources[row.ours] = _create(table, row, folder, tensors, dtype, on_read, new_ids)
         except UserError as error:
             problems.append(str(error))
     if problems:
@@ -143,6 +153,7 @@ def _create(
     tensors: tuple[str, ...],
     dtype: np.dtype,
     on_read: Callable[[str, np.ndarray], None],
+    new_ids: frozenset[int],
 ) -> ParamSource:
     """Returns the source of one row after checking the shapes of its tensors."""
     sizes = row_sizes(table, row)
@@ -158,7 +169,7 @@ def _create(
     if LAYER in row.theirs:
         shape = (table.num_layers, *shape)
     return ParamSource(
-        shape, np.dtype(dtype), tensors, row.layout, sizes, vocab_size, folder, on_read
+        shape, np.dtype(dtype), tensors, row.layout, sizes, vocab_size, folder, on_read, new_ids
     )
 
 

@@ -6,12 +6,14 @@ A run can begin from it (`model.init_from`) and `generate` can answer with it.
 import dataclasses
 import functools
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from metamorph_jax.checkpoints.arrays import BlockReader
 from metamorph_jax.checkpoints.folders import CHECKPOINTS
 from metamorph_jax.checkpoints.metadata import CheckpointMeta, library_versions
 from metamorph_jax.checkpoints.naming import tree_fingerprint
@@ -23,14 +25,17 @@ from metamorph_jax.data.tokenizer import IMAGE_TOKENS, Tokenizer, copy_tokenizer
 from metamorph_jax.errors import UserError
 from metamorph_jax.hub.folder import open_folder
 from metamorph_jax.hub.importing import (
+    DECODER,
     ArraySource,
     NanWatch,
-    Source,
+    describe_sources,
     find_sources,
-    is_run,
-    unused_tensors,
+    owners,
 )
 from metamorph_jax.hub.inference import infer_model
+from metamorph_jax.hub.layouts import TEXT_SIDE
+from metamorph_jax.hub.parts import part_tables
+from metamorph_jax.hub.runs import is_run
 from metamorph_jax.hub.tensor_files import TensorFolder
 from metamorph_jax.hub.tensor_writer import TensorToWrite, write_file
 from metamorph_jax.models.init import abstract_params, init_some
@@ -38,36 +43,72 @@ from metamorph_jax.trees import flatten
 
 IMPORT_STAGE = "import"
 UNUSED_FILE = "unused.safetensors"
+TOKENIZER = "tokenizer"  # in the folder of an import
+TOWER = "vision_tower"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be imported.
+
+    Attributes:
+        run: its recipe is stored with the checkpoint; it may have no stages.
+        tokenizer: folder to copy the tokenizer from; None: the recipe has its own.
+        new_tokens: that the copy learns.
+        new_ids: their ids.
+    """
+
+    run: RunConfig
+    tokenizer: Path | None = None
+    new_tokens: tuple[str, ...] = ()
+    new_ids: tuple[int, ...] = ()
 
 
 def import_checkpoint(
-    run: RunConfig,
+    plan: Plan,
     folders: Sequence[Path],
     out: Path,
     on_written: Callable[[int], None] = lambda num_bytes: None,
-) -> Path:
-    """Writes the checkpoint of step 0 and returns its folder.
+) -> tuple[Path, str]:
+    """Writes the checkpoint of step 0; returns its folder, and a line on what begins at random.
 
     Args:
-        run: its recipe is stored with the checkpoint; it may have no stages.
+        plan: what is to be imported.
         folders: of weights, each part in one of them; parts in none begin at random.
-        out: folder of a run, made when missing.
+        out: folder of a run, made when missing. If anything goes wrong, nothing new is left in it.
         on_written: is told the bytes of each block.
 
     Raises:
-        UserError: a folder cannot be used or does not fit the recipe, there is a checkpoint in
-            `out`, or no space is left.
+        UserError: a folder cannot be used or does not fit the recipe, there is a run in `out`
+            already, or no space is left.
     """
-    watch = NanWatch()
-    sources = with_new_parts(run.model, run.seed, find_sources(run.model, folders, watch))
-    unused = functools.partial(_write_unused, run.model, folders)
-    checkpoint = write_params(out / CHECKPOINTS, sources, _meta(run), on_written, unused)
+    target = out / TOKENIZER
+    for taken in (out / CHECKPOINTS, *([target] if plan.tokenizer else [])):
+        if taken.exists():
+            raise UserError(f"{taken} is there already; name another folder, or remove it")
+    model = dataclasses.replace(plan.run.model, init_from=tuple(map(str, folders)))
+    run, watch = dataclasses.replace(plan.run, model=model), NanWatch()
+    found = find_sources(model, folders, watch, plan.new_ids)
+    sources = with_new_parts(model, run.seed, found)
+
+    def add_files(checkpoint: Path) -> None:
+        _write_unused(model, folders, checkpoint)
+        if plan.tokenizer is not None:
+            copy_tokenizer(plan.tokenizer, target, plan.new_tokens)
+
+    was_there = out.exists()
+    try:
+        checkpoint = write_params(out / CHECKPOINTS, sources, _meta(run), on_written, add_files)
+    except BaseException:
+        for made in (target, out / CHECKPOINTS, *([] if was_there else [out])):
+            shutil.rmtree(made, ignore_errors=True)
+        raise
     watch.warn()
-    return checkpoint
+    return checkpoint, describe_sources(found, sources)
 
 
-def infer_run(folders: Sequence[Path], out: Path) -> RunConfig:
-    """Returns a recipe without stages for what folders hold, with the tokenizer copied to `out`.
+def infer_plan(folders: Sequence[Path], out: Path) -> Plan:
+    """Returns what folders hold as a recipe without stages, with their tokenizer.
 
     A decoder and a tower become a MetaMorph, whose two image tokens are added if they are missing.
 
@@ -75,23 +116,26 @@ def infer_run(folders: Sequence[Path], out: Path) -> RunConfig:
         UserError: the folders are no model together, or there is no tokenizer in them.
     """
     opened = [open_folder(folder) for folder in folders]
-    speaker = next((folder for folder in opened if "language_model" in folder.parts), None)
-    if speaker is None:
+    decoder = next((folder for folder in opened if DECODER in folder.parts), None)
+    if decoder is None:
         raise UserError(f"{folders[0]}: no decoder is in it; name its folder with --llm")
-    tokenizer = load_tokenizer(speaker.path)
-    lacks = speaker.layout == "decoder" and tokenizer.special.image_start is None
+    tokenizer = load_tokenizer(decoder.path)
+    lacks = decoder.layout == "decoder" and tokenizer.special.image_start is None
     new_tokens = IMAGE_TOKENS if lacks else ()
-    model = infer_model(opened, len(new_tokens))
-    target = out / "tokenizer"
-    copy_tokenizer(speaker.path, target, new_tokens)
+    num_ids = tokenizer.vocab_size + len(new_tokens)
+    model = infer_model(opened, num_ids)
+    if num_ids > model.llm.vocab_size:
+        raise UserError(
+            f"{decoder.path}: its tokenizer has {num_ids:,} ids, its tables have "
+            f"{model.llm.vocab_size:,} rows; get the tokenizer that belongs to the weights"
+        )
     settings = TokenizerConfig(
-        path=str(target),
+        path=str(out / TOKENIZER),
         template=_usual_template(tokenizer, model),
         image_tokens=model.vision_head != "none",  # LLaVA announces no image
     )
-    names = tuple(str(folder) for folder in folders)
-    model = dataclasses.replace(model, init_from=names)
-    return RunConfig(name=out.name, model=model, tokenizer=settings, stages=())
+    run = RunConfig(name=out.name, model=model, tokenizer=settings, stages=())
+    return Plan(run, decoder.path, new_tokens, tuple(range(tokenizer.vocab_size, num_ids)))
 
 
 def _usual_template(tokenizer: Tokenizer, model: ModelConfig) -> str:
@@ -107,8 +151,8 @@ def num_bytes(model: ModelConfig) -> int:
 
 
 def with_new_parts(
-    model: ModelConfig, seed: int, sources: Mapping[str, Source]
-) -> dict[str, Source]:
+    model: ModelConfig, seed: int, sources: Mapping[str, BlockReader]
+) -> dict[str, BlockReader]:
     """Returns sources of all parameters, in the order of the tree; what is new begins at random."""
     names = list(flatten(abstract_params(model)))
     fresh = frozenset(names) - sources.keys()
@@ -134,14 +178,16 @@ def _meta(run: RunConfig) -> CheckpointMeta:
 
 
 def _write_unused(model: ModelConfig, folders: Sequence[Path], checkpoint: Path) -> None:
-    """Keeps what the model has no use for beside it, so that an export can have it again."""
-    tensors: dict[str, TensorToWrite] = {}
-    for path in folders:
-        if is_run(path):
-            continue
-        folder = open_folder(path)
-        for own, name in unused_tensors(model, folder.parts).items():
-            tensors[own] = _copy(folder.tensors, name)
+    """Keeps what the model does not use of its tower, so that an export can have it again."""
+    opened = {path: open_folder(path) for path in folders if not is_run(path)}
+    owner = owners(opened, model).get(TOWER)
+    if owner is None:
+        return
+    folder = opened[owner]
+    tensors = {
+        own: _copy(folder.tensors, name)
+        for own, name in unused_tensors(model, folder.parts[TOWER]).items()
+    }
     if tensors:
         write_file(checkpoint / UNUSED_FILE, tensors)
 
@@ -149,3 +195,21 @@ def _write_unused(model: ModelConfig, folders: Sequence[Path], checkpoint: Path)
 def _copy(folder: TensorFolder, name: str) -> TensorToWrite:
     spec = folder.specs[name]
     return TensorToWrite(spec.shape, spec.dtype, functools.partial(folder.read, name))
+
+
+def unused_tensors(model: ModelConfig, names: Mapping[str, str]) -> dict[str, str]:
+    """Returns a tower's tensors that a model has no use for: "vision_tower/own name" -> name.
+
+    A text side and SigLIP's pooling head are not among them: no model has a place for them.
+
+    Args:
+        model: that was imported.
+        names: own name -> name, of all tensors of the tower.
+    """
+    used = set(part_tables(model)[TOWER].names())
+    left_out = (*TEXT_SIDE, "head.")
+    return {
+        f"{TOWER}/{own}": name
+        for own, name in names.items()
+        if own not in used and not own.startswith(left_out)
+    }

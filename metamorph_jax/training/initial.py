@@ -3,16 +3,16 @@
 Each array is born on its devices: a process reads of a file only what its own devices hold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from metamorph_jax.config.schema_model import ModelConfig
-from metamorph_jax.errors import UserError
-from metamorph_jax.hub.importing import NanWatch, Source, find_sources
+from metamorph_jax.data.tokenizer import Tokenizer, has_tokenizer, load_tokenizer
+from metamorph_jax.hub.importing import NanWatch, describe_sources, find_sources
+from metamorph_jax.hub.runs import is_run
 from metamorph_jax.models.init import abstract_params, init_some
 from metamorph_jax.sharding.rules import ShardingRules
 from metamorph_jax.training.state import param_shardings
@@ -26,6 +26,7 @@ def create_params(
     mesh: Mesh,
     rules: ShardingRules | None = None,
     part: str | None = None,
+    new_ids: Collection[int] = (),
 ) -> PyTree:
     """Returns the parameters of a new run, each born on its devices.
 
@@ -35,6 +36,7 @@ def create_params(
         mesh: of the devices.
         rules: how parameters lie on it; None: the default ones.
         part: of the model, as "vision_tower", if only that is wanted; None: all.
+        new_ids: tokens that a pretrained decoder does not know yet, see `new_token_ids`.
 
     Raises:
         UserError: a folder of `config.init_from` cannot be used, or does not fit `config`.
@@ -43,7 +45,9 @@ def create_params(
     shardings = flatten(_only(part, param_shardings(config, mesh, rules or ShardingRules())))
     watch = NanWatch()
     sources = {
-        name: source for name, source in check_sources(config, watch).items() if name in shardings
+        name: source
+        for name, source in find_sources(config, config.init_from, watch, new_ids).items()
+        if name in shardings
     }
     fresh = {name: sharding for name, sharding in shardings.items() if name not in sources}
     named = jax.jit(lambda key: init_some(config, key, fresh), out_shardings=fresh)(
@@ -53,7 +57,7 @@ def create_params(
         named[name] = jax.make_array_from_callback(source.shape, shardings[name], source.read)
     watch.warn()
     if sources:
-        print(describe_sources(sources, fresh), flush=True)
+        print(describe_sources(sources, shardings), flush=True)
     return jax.tree.unflatten(jax.tree.structure(shapes), [named[name] for name in flatten(shapes)])
 
 
@@ -61,28 +65,18 @@ def _only(part: str | None, tree: PyTree) -> PyTree:
     return tree if part is None else {part: tree[part]}
 
 
-def check_sources(config: ModelConfig, watch: NanWatch | None = None) -> dict[str, Source]:
-    """Returns where a new run's parameters come from, having read headers only.
-
-    Raises:
-        UserError: a folder of `config.init_from` cannot be used, or does not fit `config`.
-    """
-    if not config.init_from:
-        return {}
-    sources = find_sources(config, [Path(path) for path in config.init_from], watch or NanWatch())
-    shapes = flatten(abstract_params(config))
-    for name, source in sources.items():
-        if name not in shapes or tuple(source.shape) != shapes[name].shape:
-            raise UserError(
-                f"model.init_from: {name} {list(source.shape)} is not what the recipe's model has "
-                f"({list(shapes[name].shape) if name in shapes else 'nothing of that name'}); "
-                "use the recipe that wrote it, or other sizes"
-            )
-    return sources
+def check_sources(config: ModelConfig) -> None:
+    """Raises a UserError if a folder of `config.init_from` does not fit; reads headers only."""
+    find_sources(config, config.init_from, NanWatch(), verify=False)
 
 
-def describe_sources(sources: Mapping[str, Source], fresh: Mapping[str, object]) -> str:
-    """Returns one line on what was read and what begins at random."""
-    num_read = sum(int(np.prod(source.shape)) for source in sources.values())
-    parts = sorted({name.split("/")[0] for name in fresh})
-    return f"initial weights: {num_read:,} read; at random: {', '.join(parts) or 'none'}"
+def new_token_ids(config: ModelConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Returns the image tokens that the tokenizer of a decoder's own folder does not have."""
+    special = tokenizer.special
+    ids = [id_ for id_ in (special.image_start, special.image_end) if id_ is not None]
+    known = [
+        load_tokenizer(folder).vocab_size
+        for folder in config.init_from
+        if not is_run(Path(folder)) and has_tokenizer(folder)
+    ]
+    return tuple(id_ for id_ in ids if known and id_ >= min(known))

@@ -23,7 +23,7 @@ from metamorph_jax.metrics.writers import MetricWriter
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.signals import EXIT_STOPPED, Stopped, StopRequest
 from metamorph_jax.training.feature_cache import check_caches
-from metamorph_jax.training.initial import create_params
+from metamorph_jax.training.initial import create_params, new_token_ids
 from metamorph_jax.training.recorder import Recorder
 from metamorph_jax.training.resume import Start, check_same_data, find_start
 from metamorph_jax.training.stages import (
@@ -40,13 +40,19 @@ from metamorph_jax.typing import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What all stages share."""
+    """What all stages share.
+
+    Attributes:
+        last_step: global step at which to stop.
+        new_ids: tokens that pretrained weights do not know.
+    """
 
     config: RunConfig
     mesh: jax.sharding.Mesh
     store: CheckpointStore
     workdir: Path
     last_step: int
+    new_ids: tuple[int, ...] = ()
 
 
 def train(
@@ -77,7 +83,7 @@ def train(
     workdir.mkdir(parents=True, exist_ok=True)
     ends = first_steps(config)
     last_step = ends[-1] if max_steps is None else min(ends[-1], max_steps)
-    run = Run(config, mesh, store, workdir, last_step)
+    run = Run(config, mesh, store, workdir, last_step, new_token_ids(config.model, tokenizer))
     print(f"{config.name}: {start.describe()}, mesh {dict(mesh.shape)}, {workdir}", flush=True)
     params = None
     with jax.set_mesh(mesh), StopRequest() as stop:
@@ -145,7 +151,7 @@ def _enter_stage(
         return create_state(params, stage.selection, stage.optimizer, stage.layout)
     state = None
     if start.meta is None:
-        params = create_params(run.config.model, run.config.seed, run.mesh)
+        params = create_params(run.config.model, run.config.seed, run.mesh, new_ids=run.new_ids)
     elif start.meta.stage == stage.config.name:
         check_same_data(start, stage.data.fingerprint)
         state = run.store.restore(stage.layout.abstract, start.restore_step)[0]

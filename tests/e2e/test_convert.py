@@ -42,9 +42,9 @@ def copy_tokenizer(name, folder):
         shutil.copy(file, folder)
 
 
-def write_decoder(folder, name="bpe_llama3"):
+def write_decoder(folder, name="bpe_llama3", num_rows=0):
     tokenizer = injection.tokenizer(name)
-    config = transformers.LlamaConfig(**TEXT, vocab_size=tokenizer.vocab_size)
+    config = transformers.LlamaConfig(**TEXT, vocab_size=tokenizer.vocab_size + num_rows)
     randomise(transformers.LlamaForCausalLM(config), 0).save_pretrained(folder)
     copy_tokenizer(name, folder)
     (folder / "README.md").write_text("---\nlicense: llama3.1\n---\n# a model\n")
@@ -245,7 +245,39 @@ def test_mistakes(world, tmp_path):
         run("orbax-to-hf", tmp_path, f"--out={tmp_path / 'x'}")
     with pytest.raises(UserError, match="is there already and not empty"):
         run("orbax-to-hf", world / "read", f"--out={world / 'llava'}")
-    assert not (tmp_path / "x" / "checkpoints").exists()
+    with pytest.raises(UserError, match="name what to import"):
+        run("hf-to-orbax", f"--model={world / 'llava'}", f"--llm={world / 'llm'}", "--out=x")
+    before = (world / "read" / "tokenizer" / "tokenizer.json").read_bytes()
+    with pytest.raises(UserError, match="is there already"):
+        parts = [f"--{name}={world / name}" for name in ("llm", "vision")]
+        run("hf-to-orbax", *parts, f"--out={world / 'read'}")
+    assert (world / "read" / "tokenizer" / "tokenizer.json").read_bytes() == before
+    assert not (tmp_path / "x").exists()
+
+
+def test_broken_weights_leave_nothing_behind(world, tmp_path):
+    folder = shutil.copytree(world / "llava", tmp_path / "llava")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 40
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"mlp\.gate_proj\.weight has shape"):
+        run("hf-to-orbax", f"--model={folder}", f"--out={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_with_fewer_ids_than_the_tables_have_rows(tmp_path):
+    """As Qwen's: the new image tokens take rows that are there, and these become the mean."""
+    decoder = write_decoder(tmp_path / "llm", "bpe_chatml", num_rows=64)
+    assert "<image_start>" not in injection.tokenizer("bpe_chatml").names
+    tower = write_tower(tmp_path / "vision")
+    out = tmp_path / "run"
+    assert run("hf-to-orbax", f"--llm={decoder}", f"--vision={tower}", f"--out={out}") == 0
+    generator = Generator.load(out)
+    first = generator.tokenizer.special.image_start
+    stored = np.array(TensorFolder(decoder).read("model.embed_tokens.weight"))
+    table = np.asarray(generator.params["language_model"]["embed_tokens"]["embedding"])
+    assert len(stored) == generator.config.llm.vocab_size > first + 1
+    np.testing.assert_allclose(table[[first, first + 1]], [stored.mean(0)] * 2, rtol=0, atol=1e-6)
 
 
 @pytest.fixture
@@ -275,7 +307,7 @@ def test_a_disk_that_fills_up_leaves_nothing_that_looks_whole(world, small_disk)
     with pytest.raises(UserError, match="no space left for"):
         options = [f"--llm={world / 'llm'}", f"--vision={world / 'vision'}"]
         run("hf-to-orbax", *options, f"--out={small_disk / 'run'}")
-    assert not list(small_disk.glob("run/checkpoints/*"))
+    assert not (small_disk / "run").exists()
 
 
 def test_a_run_begins_from_the_folders_that_its_recipe_names(world, tmp_path):

@@ -19,7 +19,7 @@ from metamorph_jax.hub.exporting import tensors_to_write
 from metamorph_jax.hub.importing import ArraySource, NanWatch, find_sources, is_finite
 from metamorph_jax.hub.tensor_files import TensorFolder
 from metamorph_jax.hub.tensor_writer import write_folder
-from metamorph_jax.hub.to_checkpoint import import_checkpoint
+from metamorph_jax.hub.to_checkpoint import Plan, import_checkpoint
 from metamorph_jax.models.init import abstract_params, init_params
 from metamorph_jax.trees import flatten
 from tests.hub_folders import write_model, write_parts
@@ -39,7 +39,9 @@ def whole(source):
 
 
 def run(model=MODEL):
-    return RunConfig(name="imported", model=model, tokenizer=TokenizerConfig(path=""), stages=())
+    return Plan(
+        RunConfig(name="imported", model=model, tokenizer=TokenizerConfig(path=""), stages=())
+    )
 
 
 @pytest.mark.parametrize("layout", ["native", "composite"])
@@ -51,7 +53,7 @@ def test_there_and_back_is_byte_identical(tmp_path, layout, dtype):
         for name, value in metamorph.to_hf(random_params(MODEL), MODEL, layout).items()
     }
     source = write(tmp_path / "hf", tensors, layout, max_shard_bytes=5000)
-    checkpoint = import_checkpoint(run(model), [source], tmp_path / "run")
+    checkpoint, _ = import_checkpoint(run(model), [source], tmp_path / "run")
     verify(checkpoint)
     again = tmp_path / "again"
     again.mkdir()
@@ -62,7 +64,7 @@ def test_there_and_back_is_byte_identical(tmp_path, layout, dtype):
     for name, value in tensors.items():
         assert found.read(name).tobytes() == value.tobytes(), name
     # And once more from our side: the same parameters again.
-    second = import_checkpoint(run(model), [again], tmp_path / "run2")
+    second, _ = import_checkpoint(run(model), [again], tmp_path / "run2")
     for name, reader in open_params(checkpoint).items():
         assert whole(reader).tobytes() == whole(open_params(second)[name]).tobytes(), name
 
@@ -107,7 +109,7 @@ def test_a_vocabulary_of_another_model(tmp_path, vocab_size):
 def test_parts_from_several_folders_and_new_ones(tmp_path):
     tensors = metamorph.to_hf(random_params(MODEL), MODEL)
     folders = write_parts(tmp_path, MODEL, random_params(MODEL))
-    checkpoint = import_checkpoint(run(), folders, tmp_path / "run")
+    checkpoint, _ = import_checkpoint(run(), folders, tmp_path / "run")
     params, meta = CheckpointStore(tmp_path / "run" / "checkpoints").restore_params(
         abstract_params(MODEL)
     )
@@ -156,13 +158,73 @@ def test_our_own_checkpoint_is_a_folder_too(tmp_path):
         np.testing.assert_array_equal(whole(sources[name]), whole(source))
 
 
+def test_a_run_of_another_model_is_refused(tmp_path):
+    folder = write(tmp_path / "hf", metamorph.to_hf(random_params(MODEL), MODEL))
+    import_checkpoint(run(), [folder], tmp_path / "run")
+    for changed, message in [
+        ({"llm": {"rope_theta": 5e5}}, r"model.llm.rope_theta is 500000.0 in the recipe, 10000.0"),
+        ({"llm": {"vocab_size": 42}}, "model.llm.vocab_size is 42 in the recipe, 40"),
+        ({"llm": {"qkv_bias": True}}, "model.llm.qkv_bias is True in the recipe, False"),
+        ({"llm": {"tie_embeddings": True}}, "model.llm.tie_embeddings is True"),
+        ({"llm": {"mlp_dim": 64}}, "model.llm.mlp_dim is 64 in the recipe, 32"),
+        ({"vision": {"norm_eps": 1e-3}}, "model.vision.norm_eps is 0.001 in the recipe, 1e-06"),
+    ]:
+        ((part, fields),) = changed.items()
+        part_changed = dataclasses.replace(getattr(MODEL, part), **fields)
+        other = dataclasses.replace(MODEL, **{part: part_changed})
+        with pytest.raises(UserError, match=message):
+            find_sources(other, [tmp_path / "run"], NanWatch())
+        with pytest.raises(UserError, match=message):
+            import_checkpoint(run(other), [tmp_path / "run"], tmp_path / "out")
+    deeper = dataclasses.replace(MODEL, connector="mlp3x_gelu")
+    with pytest.raises(UserError, match="connector/layers_2/kernel"):
+        find_sources(deeper, [tmp_path / "run"], NanWatch())
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_whole_model_states_has_to_be_there(tmp_path):
+    tensors = metamorph.to_hf(random_params(MODEL), MODEL)
+    headless = {name: t for name, t in tensors.items() if not name.startswith("vision_head.")}
+    with pytest.raises(UserError, match=r"config.json states a vision_head, but no tensor of it"):
+        find_sources(MODEL, [write(tmp_path / "hf", headless)], NanWatch())
+
+
+def test_new_tokens_in_rows_that_were_only_padding(tmp_path):
+    """Tables of Qwen have more rows than its tokenizer has ids; they were never trained."""
+    tensors = metamorph.to_hf(random_params(MODEL), MODEL)
+    folder = write(tmp_path / "hf", tensors)
+    sources = find_sources(MODEL, [folder], NanWatch(), new_ids=(37, 38))
+    for name, stored, axis in [
+        ("language_model/embed_tokens/embedding", tensors["model.embed_tokens.weight"], 0),
+        ("language_model/lm_head/kernel", tensors["lm_head.weight"], 1),
+    ]:
+        table = np.moveaxis(whole(sources[name]), axis, 0)
+        np.testing.assert_allclose(table[[37, 38]], [stored.mean(0)] * 2, rtol=0, atol=1e-7)
+        np.testing.assert_array_equal(table[[36, 39]], stored[[36, 39]])
+        shape = sources[name].shape
+        part = [slice(0, size) for size in shape]
+        part[axis] = slice(38, 41)
+        some = np.moveaxis(sources[name].read(tuple(part)), axis, 0)
+        np.testing.assert_array_equal(some, table[38:41])
+
+
+def test_a_native_tower_that_is_read_before_its_end(tmp_path):
+    vision = dataclasses.replace(MODEL.vision, feature_layer=-2)
+    model = dataclasses.replace(MODEL, vision=vision)
+    tensors = metamorph.to_hf(random_params(MODEL), MODEL)  # with the last block
+    folder = write_model(tmp_path / "hf", model, tensors)
+    sources = find_sources(model, [folder], NanWatch())
+    assert sources["vision_tower/blocks/mlp/up/kernel"].shape[0] == 1
+
+
 def test_what_is_unused_is_kept_beside_the_checkpoint(tmp_path):
     tensors = metamorph.to_hf(random_params(MODEL), MODEL)
     prefix = "model.vision_tower.vision_tower.vision_model.post_layernorm."
     extra = {f"{prefix}{name}": np.full(8, 3, np.float32) for name in ("weight", "bias")}
     dead = {"model.vision_proj.weight": np.ones((2, 2), np.float32)}
+    extra |= {f"{prefix[:-15]}head.probe": np.ones((1, 1, 8), np.float32)}
     folder = write(tmp_path / "hf", tensors | extra | dead)
-    checkpoint = import_checkpoint(run(), [folder], tmp_path / "run")
+    checkpoint, _ = import_checkpoint(run(), [folder], tmp_path / "run")
     kept = TensorFolder(checkpoint)
     assert kept.specs.keys() == {
         "vision_tower/post_layernorm.weight",
