@@ -33,6 +33,7 @@ DTYPES = {
 }
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _MAX_JSON_BYTES = 100_000_000
+_MAX_DIMS, _MAX_NUMBERS = 8, 2**40  # of a tensor; numpy fails on more, even if one size is 0
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -183,12 +184,15 @@ def _begin(file: Path, name: str, entry: Any) -> int:
 def _read_entry(file: Path, name: str, entry: dict[str, Any], data_start: int) -> TensorSpec:
     """Returns one tensor's place after checking that dtype, shape and bytes agree."""
     begin, end = entry["data_offsets"]
-    dtype, shape = DTYPES.get(entry.get("dtype")), entry.get("shape")
+    stored, shape = entry.get("dtype"), entry.get("shape")
+    dtype = DTYPES.get(stored) if isinstance(stored, str) else None
     if dtype is None:
         known = ", ".join(DTYPES)
-        raise UserError(f"{file}: {name} is of dtype {entry.get('dtype')!r}; readable are {known}")
+        raise UserError(f"{file}: {name} is of dtype {stored!r}; readable are {known}")
     if not isinstance(shape, list) or not all(map(_is_size, shape)):
         raise _damaged(file, f"{name} has the shape {shape!r}")
+    if len(shape) > _MAX_DIMS or math.prod(size or 1 for size in shape) > _MAX_NUMBERS:
+        raise _damaged(file, f"{name} has {len(shape)} sizes, {shape[:9]}: beyond any tensor")
     spec = TensorSpec(file, data_start + begin, tuple(shape), dtype)
     if end - begin != _num_bytes(spec):
         needed = _num_bytes(spec)

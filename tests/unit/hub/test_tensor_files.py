@@ -118,6 +118,10 @@ LYING = {
     "a shape that is no list": {"x": entry() | {"shape": "2"}},
     "a negative size": {"x": entry(shape=(-2,))},
     "a boolean size": {"x": entry(0, 8, shape=(True, 2))},
+    "more dimensions than arrays have": {"x": entry(0, 8, "F64", [1] * 70)},
+    "a size that is no array's": {"x": entry(), "y": entry(8, 8, shape=(0, 2**70))},
+    "sizes that together are no array's": {"x": entry(), "y": entry(8, 8, shape=(0, 2**40, 2**40))},
+    "sizes that overflow": {"x": entry(), "y": entry(8, 8, shape=(0, 2**62, 2**62))},
     "too many bytes in the file": {},
 }
 
@@ -132,9 +136,10 @@ def test_a_lying_header(tmp_path, lie):
         TensorFolder(tmp_path)
 
 
-def test_an_unknown_dtype_is_named(tmp_path):
-    raw_file(tmp_path / "model.safetensors", {"x": entry(0, 8, "F8_E4M3", (8,))}, bytes(8))
-    with pytest.raises(UserError, match="x is of dtype 'F8_E4M3'; readable are"):
+@pytest.mark.parametrize("dtype", ["F8_E4M3", ["F32"], None])
+def test_an_unknown_dtype_is_named(tmp_path, dtype):
+    raw_file(tmp_path / "model.safetensors", {"x": entry(0, 8, dtype, (8,))}, bytes(8))
+    with pytest.raises(UserError, match=rf"x is of dtype {re.escape(repr(dtype))}; readable are"):
         TensorFolder(tmp_path)
 
 
