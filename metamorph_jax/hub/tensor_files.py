@@ -19,6 +19,7 @@ import numpy as np
 from metamorph_jax.errors import UserError
 
 INDEX_FILE = "model.safetensors.index.json"
+_WHOLE_FILE = "model.safetensors"
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -58,7 +59,8 @@ class TensorFolder:
 
     Args:
         folder: with `model.safetensors.index.json` and the files that it names, or else with
-            `*.safetensors` files.
+            `model.safetensors`, or else with `*.safetensors` files. What lies beside the first
+            that is there (an adapter, the same weights under other names) is not read.
 
     Attributes:
         path: of the folder.
@@ -75,7 +77,7 @@ class TensorFolder:
             raise UserError(f"{folder}: no such folder; a Hugging Face model's folder was expected")
         index = self.path / INDEX_FILE
         places = _read_index(index) if index.is_file() else None
-        files = sorted(set(places.values())) if places else sorted(self.path.glob("*.safetensors"))
+        files = sorted(set(places.values())) if places else _find_files(self.path)
         if not files:
             raise UserError(_nothing_to_read(self.path))
         self.specs: dict[str, TensorSpec] = {}
@@ -94,6 +96,12 @@ class TensorFolder:
             return np.zeros(spec.shape, spec.dtype)
         raw = np.memmap(spec.file, np.uint8, "r", spec.offset, (_num_bytes(spec),))
         return np.asarray(raw).view(spec.dtype).reshape(spec.shape)
+
+
+def _find_files(folder: Path) -> list[Path]:
+    """Returns the files of a folder without an index."""
+    whole = folder / _WHOLE_FILE
+    return [whole] if whole.exists() else sorted(folder.glob("*.safetensors"))
 
 
 def read_header(file: Path) -> dict[str, TensorSpec]:

@@ -191,6 +191,17 @@ def test_one_tensor_in_two_files(tmp_path):
         TensorFolder(tmp_path)
 
 
+@pytest.mark.parametrize("beside", ["adapter_model.safetensors", "consolidated.safetensors"])
+def test_what_lies_beside_the_whole_file_is_not_read(tmp_path, beside):
+    write(tmp_path)
+    save_file({"a.weight": np.zeros(2, np.float32), "lora": np.zeros(1)}, tmp_path / beside)
+    folder = TensorFolder(tmp_path)
+    assert folder.specs.keys() == tensors().keys()
+    np.testing.assert_array_equal(folder.read("a.weight"), tensors()["a.weight"])
+    (tmp_path / "model.safetensors").unlink()
+    assert TensorFolder(tmp_path).specs.keys() == {"a.weight", "lora"}
+
+
 def test_no_folder_and_nothing_in_it(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         TensorFolder(tmp_path / "absent")
