@@ -10,6 +10,7 @@ that reading a model takes no more memory than its largest tensor.
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,8 +111,8 @@ def read_header(file: Path) -> dict[str, TensorSpec]:
     Raises:
         UserError: it is no plain file, or no intact safetensors file.
     """
-    if not file.is_file():
-        raise UserError(f"{file} {'is no plain file' if file.exists() else 'is missing'}")
+    if not os.path.isfile(file):  # unlike Path's, says no to names that no file can have
+        raise UserError(f"{file} {'is no plain file' if os.path.exists(file) else 'is missing'}")
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

@@ -177,6 +177,7 @@ def test_an_index_that_disagrees_with_its_files(tmp_path):
         (unlisted | {"b.bias": first}, f"b.bias is not in {first}"),
         (unlisted, "does not know b.bias"),
         ({"a.weight": "gone.safetensors"}, "gone.safetensors is missing"),
+        ({"a.weight": "long" * 99 + ".safetensors"}, "long.safetensors is missing"),
     ]:
         path.write_text(json.dumps({"weight_map": wrong}))
         with pytest.raises(UserError) as error:
