@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from metamorph_jax.errors import UserError, run_main
+from metamorph_jax.errors import UserError, run_main, visible
 
 _PROGRAM = "python -m metamorph_jax.convert"
 _MIB = 2**20
@@ -66,7 +66,7 @@ def _inspect(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
     from metamorph_jax.hub.inspecting import inspect_folder
 
     lines, is_good = inspect_folder(flags.folder, flags.vision)
-    print("\n".join(lines))
+    print(visible("\n".join(lines)))
     return 0 if is_good else 1
 
 

@@ -1,8 +1,8 @@
 """Opens a local Hugging Face tokenizer folder; content never becomes a control id.
 
 `encode_text` treats "<|eot_id|>" in a user's text as ten ordinary characters; control ids are
-emitted only by `templates/`, by name. The module is also a command, which appends the two image
-tokens to a folder that lacks them:
+emitted only by `templates/`, by name. `tokenizer_files.py` reads the files of the folder. The
+module is also a command, which appends the two image tokens to a folder that lacks them:
 
     python -m metamorph_jax.data.tokenizer --add_image_tokens SRC DST
 """
@@ -17,12 +17,24 @@ from typing import Any
 from metamorph_jax.data.fast_tokenizer import FastTokenizer
 from metamorph_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from metamorph_jax.data.tokenizer_base import IMAGE_TOKENS, SpecialTokens, Tokenizer
+from metamorph_jax.data.tokenizer_files import (
+    ADDED,
+    CONFIG,
+    FAST,
+    SENTENCEPIECE,
+    SPECIAL_MAP,
+    TEMPLATE,
+    find_definition,
+    read_added_tokens,
+    read_chat_template,
+    read_config,
+    read_object,
+    read_roles,
+    read_text,
+)
 from metamorph_jax.errors import UserError, run_main
 
 __all__ = ["SpecialTokens", "Tokenizer", "add_image_tokens", "load_tokenizer", "main"]
-
-_FAST, _SENTENCEPIECE, _CONFIG = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
-_ROLES = ("bos_token", "eos_token", "pad_token")
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -32,25 +44,26 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     otherwise its `tokenizer.model`: conversions differ in where they put spaces.
 
     Raises:
-        UserError: the folder or the file is missing or damaged; lists what is there.
+        UserError: the folder or the file is missing or damaged, or a link that leads out of the
+            folder; lists what is there.
     """
-    file = _definition_file(path)
-    config = _read_config(file.parent)
-    roles = {role: _content(config.get(role)) for role in _ROLES}
-    chat_template = _chat_template(file.parent, config)
-    if file.name == _FAST:
-        tokenizer = FastTokenizer(_read_text(file), str(path), roles, chat_template)
+    file = find_definition(path)
+    config = read_config(file.parent)
+    roles = read_roles(file.parent, config)
+    chat_template = read_chat_template(file.parent, config)
+    if file.name == FAST:
+        tokenizer = FastTokenizer(read_text(file), str(path), roles, chat_template)
         if not tokenizer.is_sentencepiece:
             return tokenizer
-        if not (file.parent / _SENTENCEPIECE).is_file():
+        if not (file.parent / SENTENCEPIECE).is_file():
             raise UserError(
-                f"{path}: {_FAST} is a conversion of a SentencePiece model, whose own file "
-                f"{_SENTENCEPIECE} is needed beside it to get the ids that models were trained on; "
+                f"{path}: {FAST} is a conversion of a SentencePiece model, whose own file "
+                f"{SENTENCEPIECE} is needed beside it to get the ids that models were trained on; "
                 "download it from where the folder came from"
             )
     return SentencePieceTokenizer(
-        (file.parent / _SENTENCEPIECE).read_bytes(),
-        _added_tokens(file.parent, config),
+        (file.parent / SENTENCEPIECE).read_bytes(),
+        read_added_tokens(file.parent, config),
         str(path),
         roles,
         # What `transformers` takes a folder for that does not say.
@@ -62,68 +75,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 def has_tokenizer(path: str | Path) -> bool:
     """Returns whether a folder holds what `load_tokenizer` reads."""
-    return any((Path(path) / name).is_file() for name in (_FAST, _SENTENCEPIECE))
-
-
-def _definition_file(path: str | Path) -> Path:
-    """Returns the path of what defines the tokenizer of a folder."""
-    folder = Path(path)
-    if not folder.is_dir():
-        raise UserError(
-            f"{path}: no such tokenizer folder; it is a Hugging Face model's folder with "
-            "tokenizer.json (for the demo: python -m metamorph_jax.data.digits --out DIR)"
-        )
-    for name in (_FAST, _SENTENCEPIECE):
-        if (folder / name).is_file():
-            return folder / name
-    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:12]) or "nothing"
-    raise UserError(
-        f"{path}: {_FAST} (or {_SENTENCEPIECE}) is missing (found {found}); with transformers, "
-        "AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER) writes it"
-    )
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not a tokenizer definition, {error}") from None
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    """Returns `tokenizer_config.json`; nothing if there is none."""
-    file = folder / _CONFIG
-    if not file.is_file():
-        return {}
-    try:
-        fields = json.loads(_read_text(file))
-    except ValueError as error:
-        raise UserError(f"{file}: not JSON, {error}") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{file}: expected one JSON object")
-    return fields
-
-
-def _content(token: Any) -> str | None:
-    """Returns the string of a token, which folders write plainly or as an object."""
-    return token.get("content") if isinstance(token, dict) else token
-
-
-def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    file, found = folder / "chat_template.jinja", config.get("chat_template")
-    if file.is_file():
-        return _read_text(file)
-    if isinstance(found, list):  # several by name
-        found = {entry["name"]: entry["template"] for entry in found}.get("default")
-    return found
-
-
-def _added_tokens(folder: Path, config: dict[str, Any]) -> dict[str, int]:
-    """Returns the control tokens beside a SentencePiece model, wherever the folder lists them."""
-    file = folder / "added_tokens.json"
-    added = json.loads(_read_text(file)) if file.is_file() else {}
-    listed = config.get("added_tokens_decoder", {})
-    return added | {token["content"]: int(id_) for id_, token in listed.items()}
+    return any((Path(path) / name).is_file() for name in (FAST, SENTENCEPIECE))
 
 
 def add_image_tokens(source: str | Path, target: str | Path) -> dict[str, int]:
@@ -163,25 +115,25 @@ def copy_tokenizer(
 
 def _copy_folder(source: Path, target: Path, new: list[dict[str, Any]]) -> None:
     """Copies the tokenizer's files, with more added tokens in those that list them."""
+    config, special_map = read_config(source), read_object(source / SPECIAL_MAP)
+    if (source / FAST).is_file():
+        definition = read_object(source / FAST)
+        definition["added_tokens"] = [*(definition.get("added_tokens") or []), *new]
+        files = {FAST: definition}
+    else:
+        added = {token["content"]: token["id"] for token in new}
+        files = {ADDED: read_added_tokens(source, config) | added}
+    if "added_tokens_decoder" in config:
+        for token in new:
+            entry = {key: value for key, value in token.items() if key != "id"}
+            config["added_tokens_decoder"][str(token["id"])] = entry
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("special_tokens_map.json", "chat_template.jinja", _SENTENCEPIECE):
+    for name, fields in (files | {CONFIG: config, SPECIAL_MAP: special_map}).items():
+        if fields or name == ADDED:
+            _write_json(target / name, fields)
+    for name in (TEMPLATE, SENTENCEPIECE):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    if (source / _FAST).is_file():
-        definition = json.loads((source / _FAST).read_text("utf-8"))
-        definition["added_tokens"] = [*(definition.get("added_tokens") or []), *new]
-        _write_json(target / _FAST, definition)
-    else:
-        added = _added_tokens(source, _read_config(source))
-        added |= {token["content"]: token["id"] for token in new}
-        _write_json(target / "added_tokens.json", added)
-    fields = _read_config(source)
-    if fields:
-        if "added_tokens_decoder" in fields:
-            for token in new:
-                entry = {key: value for key, value in token.items() if key != "id"}
-                fields["added_tokens_decoder"][str(token["id"])] = entry
-        _write_json(target / _CONFIG, fields)
 
 
 def _write_json(path: Path, value: Any) -> None:

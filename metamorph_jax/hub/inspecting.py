@@ -5,6 +5,7 @@ from pathlib import Path
 
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.data.tokenizer import load_tokenizer
+from metamorph_jax.data.tokenizer_files import FAST, SENTENCEPIECE
 from metamorph_jax.errors import UserError
 from metamorph_jax.hub.configs import (
     find_preset,
@@ -88,10 +89,12 @@ def _count(folder: HubFolder, part: str, table: Table) -> int:
 
 
 def _describe_tokenizer(path: Path) -> str:
+    if not any((path / name).is_file() for name in (FAST, SENTENCEPIECE)):
+        return "none in this folder"
     try:
         tokenizer = load_tokenizer(path)
-    except UserError:
-        return "none in this folder"
+    except UserError as error:
+        return f"cannot be used: {error}"
     special = tokenizer.special
     has = "has" if special.image_start is not None else "lacks"
     return f"{tokenizer.vocab_size:,} ids, {has} image tokens"

@@ -10,6 +10,7 @@ that reading a model takes no more memory than its largest tensor.
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import numpy as np
 from metamorph_jax.errors import UserError
 
 INDEX_FILE = "model.safetensors.index.json"
+_WHOLE_FILE = "model.safetensors"
 DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -33,6 +35,7 @@ DTYPES = {
 }
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _MAX_JSON_BYTES = 100_000_000
+_MAX_DIMS, _MAX_NUMBERS = 8, 2**40  # of a tensor; numpy fails on more, even if one size is 0
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -57,7 +60,8 @@ class TensorFolder:
 
     Args:
         folder: with `model.safetensors.index.json` and the files that it names, or else with
-            `*.safetensors` files.
+            `model.safetensors`, or else with `*.safetensors` files. What lies beside the first
+            that is there (an adapter, the same weights under other names) is not read.
 
     Attributes:
         path: of the folder.
@@ -74,7 +78,7 @@ class TensorFolder:
             raise UserError(f"{folder}: no such folder; a Hugging Face model's folder was expected")
         index = self.path / INDEX_FILE
         places = _read_index(index) if index.is_file() else None
-        files = sorted(set(places.values())) if places else sorted(self.path.glob("*.safetensors"))
+        files = sorted(set(places.values())) if places else _find_files(self.path)
         if not files:
             raise UserError(_nothing_to_read(self.path))
         self.specs: dict[str, TensorSpec] = {}
@@ -95,14 +99,20 @@ class TensorFolder:
         return np.asarray(raw).view(spec.dtype).reshape(spec.shape)
 
 
+def _find_files(folder: Path) -> list[Path]:
+    """Returns the files of a folder without an index."""
+    whole = folder / _WHOLE_FILE
+    return [whole] if whole.exists() else sorted(folder.glob("*.safetensors"))
+
+
 def read_header(file: Path) -> dict[str, TensorSpec]:
     """Returns the tensors of a safetensors file by name.
 
     Raises:
         UserError: it is no plain file, or no intact safetensors file.
     """
-    if not file.is_file():
-        raise UserError(f"{file} {'is no plain file' if file.exists() else 'is missing'}")
+    if not os.path.isfile(file):  # unlike Path's, says no to names that no file can have
+        raise UserError(f"{file} {'is no plain file' if os.path.exists(file) else 'is missing'}")
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -183,12 +193,15 @@ def _begin(file: Path, name: str, entry: Any) -> int:
 def _read_entry(file: Path, name: str, entry: dict[str, Any], data_start: int) -> TensorSpec:
     """Returns one tensor's place after checking that dtype, shape and bytes agree."""
     begin, end = entry["data_offsets"]
-    dtype, shape = DTYPES.get(entry.get("dtype")), entry.get("shape")
+    stored, shape = entry.get("dtype"), entry.get("shape")
+    dtype = DTYPES.get(stored) if isinstance(stored, str) else None
     if dtype is None:
         known = ", ".join(DTYPES)
-        raise UserError(f"{file}: {name} is of dtype {entry.get('dtype')!r}; readable are {known}")
+        raise UserError(f"{file}: {name} is of dtype {stored!r}; readable are {known}")
     if not isinstance(shape, list) or not all(map(_is_size, shape)):
         raise _damaged(file, f"{name} has the shape {shape!r}")
+    if len(shape) > _MAX_DIMS or math.prod(size or 1 for size in shape) > _MAX_NUMBERS:
+        raise _damaged(file, f"{name} has {len(shape)} sizes, {shape[:9]}: beyond any tensor")
     spec = TensorSpec(file, data_start + begin, tuple(shape), dtype)
     if end - begin != _num_bytes(spec):
         needed = _num_bytes(spec)

@@ -134,6 +134,36 @@ def test_inspect_says_what_is_wrong(world, tmp_path, capsys):
     assert "model.layers.0.mlp.gate_proj.weight has shape [48, 32]" in capsys.readouterr().out
 
 
+def add_empty_tensor(file, name):
+    """Adds a tensor without numbers to a safetensors file, under any name at all."""
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    place = len(content) - end
+    header[name] = {"dtype": "F32", "shape": [0], "data_offsets": [place, place]}
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+
+
+@pytest.mark.parametrize("part", ["codebook", "model.layers.0"])
+def test_inspect_shows_hostile_names_and_obeys_none(world, tmp_path, capsys, part):
+    folder = shutil.copytree(world / "llm", tmp_path / "llm")
+    add_empty_tensor(folder / "model.safetensors", f"{part}.\x1b[2J\x9b\ud800\u202e")
+    assert run("inspect", folder) == (part != "codebook")  # which is never used
+    text = capsys.readouterr().out
+    assert f"{part}.␛[2J\ufffd\\ud800⟨U+202E⟩" in text
+    assert not set("\x1b\x9b\u202e").intersection(text)
+
+
+def test_inspect_names_a_tokenizer_that_cannot_be_used(world, tmp_path, capsys):
+    folder = shutil.copytree(world / "llm", tmp_path / "llm")
+    (tmp_path / "secret").touch()
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    (folder / "chat_template.jinja").symlink_to(tmp_path / "secret")
+    assert run("inspect", folder) == 0
+    assert "chat_template.jinja is a link to" in capsys.readouterr().out
+
+
 def test_export_of_metamorph_answers_as_we_do(world, tmp_path):
     assert run("orbax-to-hf", world / "metamorph", f"--out={tmp_path / 'out'}") == 0
     theirs = load(transformers.AutoModelForImageTextToText, tmp_path / "out")

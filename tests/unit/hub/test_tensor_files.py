@@ -118,6 +118,10 @@ LYING = {
     "a shape that is no list": {"x": entry() | {"shape": "2"}},
     "a negative size": {"x": entry(shape=(-2,))},
     "a boolean size": {"x": entry(0, 8, shape=(True, 2))},
+    "more dimensions than arrays have": {"x": entry(0, 8, "F64", [1] * 70)},
+    "a size that is no array's": {"x": entry(), "y": entry(8, 8, shape=(0, 2**70))},
+    "sizes that together are no array's": {"x": entry(), "y": entry(8, 8, shape=(0, 2**40, 2**40))},
+    "sizes that overflow": {"x": entry(), "y": entry(8, 8, shape=(0, 2**62, 2**62))},
     "too many bytes in the file": {},
 }
 
@@ -132,9 +136,10 @@ def test_a_lying_header(tmp_path, lie):
         TensorFolder(tmp_path)
 
 
-def test_an_unknown_dtype_is_named(tmp_path):
-    raw_file(tmp_path / "model.safetensors", {"x": entry(0, 8, "F8_E4M3", (8,))}, bytes(8))
-    with pytest.raises(UserError, match="x is of dtype 'F8_E4M3'; readable are"):
+@pytest.mark.parametrize("dtype", ["F8_E4M3", ["F32"], None])
+def test_an_unknown_dtype_is_named(tmp_path, dtype):
+    raw_file(tmp_path / "model.safetensors", {"x": entry(0, 8, dtype, (8,))}, bytes(8))
+    with pytest.raises(UserError, match=rf"x is of dtype {re.escape(repr(dtype))}; readable are"):
         TensorFolder(tmp_path)
 
 
@@ -172,6 +177,7 @@ def test_an_index_that_disagrees_with_its_files(tmp_path):
         (unlisted | {"b.bias": first}, f"b.bias is not in {first}"),
         (unlisted, "does not know b.bias"),
         ({"a.weight": "gone.safetensors"}, "gone.safetensors is missing"),
+        ({"a.weight": "long" * 99 + ".safetensors"}, "long.safetensors is missing"),
     ]:
         path.write_text(json.dumps({"weight_map": wrong}))
         with pytest.raises(UserError) as error:
@@ -184,6 +190,17 @@ def test_one_tensor_in_two_files(tmp_path):
         save_file({"x": np.zeros(2, np.float32)}, tmp_path / f"{name}.safetensors")
     with pytest.raises(UserError, match=r"x is both in .*one.* and in .*two"):
         TensorFolder(tmp_path)
+
+
+@pytest.mark.parametrize("beside", ["adapter_model.safetensors", "consolidated.safetensors"])
+def test_what_lies_beside_the_whole_file_is_not_read(tmp_path, beside):
+    write(tmp_path)
+    save_file({"a.weight": np.zeros(2, np.float32), "lora": np.zeros(1)}, tmp_path / beside)
+    folder = TensorFolder(tmp_path)
+    assert folder.specs.keys() == tensors().keys()
+    np.testing.assert_array_equal(folder.read("a.weight"), tensors()["a.weight"])
+    (tmp_path / "model.safetensors").unlink()
+    assert TensorFolder(tmp_path).specs.keys() == {"a.weight", "lora"}
 
 
 def test_no_folder_and_nothing_in_it(tmp_path):
