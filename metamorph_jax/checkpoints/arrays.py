@@ -5,6 +5,7 @@ shards, and reads them back into any sharding. It does not notice damage, nor do
 manifest.py and selection.py do.
 """
 
+import contextlib
 import itertools
 import logging
 import math
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 
 from metamorph_jax.checkpoints.naming import unnest
+from metamorph_jax.errors import UserError
 from metamorph_jax.trees import unflatten
 
 STATE_FOLDER = "state"
@@ -135,13 +137,20 @@ def write_blocks(
 
 
 def open_blocks(folder: Path, name: str) -> BlockReader:
-    """Returns an array of a verified checkpoint, to be read in parts."""
+    """Returns an array of a verified checkpoint, to be read in parts.
+
+    Raises:
+        UserError: here or when it is read: the checkpoint was deleted or damaged since.
+    """
     import tensorstore
 
     state = folder / STATE_FOLDER
     path = ".".join(name.split("/")) + "/"
     store = {"driver": "ocdbt", "base": f"file://{state.absolute()}/", "path": path}
-    return _StoredArray(tensorstore.open({"driver": "zarr", "kvstore": store}, open=True).result())
+    # A missing piece is an error, not zeros: a run that goes on may delete what is being read.
+    spec = {"driver": "zarr", "kvstore": store, "fill_missing_data_reads": False}
+    with _explained(folder):
+        return _StoredArray(folder, tensorstore.open(spec, open=True).result())
 
 
 def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> Iterator[Index]:
@@ -156,12 +165,25 @@ def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> Iterator[Index]:
 class _StoredArray:
     """A `BlockReader` of a tensorstore."""
 
-    def __init__(self, store: Any):
-        self._store = store
+    def __init__(self, folder: Path, store: Any):
+        self._folder, self._store = folder, store
         self.shape, self.dtype = tuple(store.shape), store.dtype.numpy_dtype
 
     def read(self, index: Index) -> np.ndarray:
-        return self._store[index].read().result()
+        with _explained(self._folder):
+            return self._store[index].read().result()
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turns what the storage library says of missing or broken files into a UserError."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{folder} was deleted or damaged while it was read; name a newer step, or copy a "
+            "checkpoint away from a run that goes on before reading it"
+        ) from error
 
 
 class _Leaf:

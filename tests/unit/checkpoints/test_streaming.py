@@ -1,6 +1,7 @@
 """Arrays in pieces: what is stored in many pieces is read whole, and the other way round."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,21 @@ def test_saved_whole_and_read_in_parts(tmp_path, chunk_bytes):
         assert (reader.shape, reader.dtype) == (NAMED[name].shape, NAMED[name].dtype)
         index = tuple(slice(size // 3, size) for size in reader.shape)
         np.testing.assert_array_equal(reader.read(index), NAMED[name][index])
+
+
+def test_a_checkpoint_that_vanishes_is_an_error_and_not_zeros(tmp_path, chunk_bytes):
+    zeros = {name: Reader(np.zeros_like(array), []) for name, array in NAMED.items()}
+    folder = write_params(tmp_path, zeros, make_meta(0))
+    found = open_params(folder)
+    for reader in found.values():  # stored zeros are no missing ones
+        assert not reader.read(tuple(slice(0, size) for size in reader.shape)).any()
+    found = open_params(folder)
+    shutil.rmtree(folder / "state")
+    for reader in found.values():
+        with pytest.raises(UserError, match="deleted or damaged while it was read; name a newer"):
+            reader.read(tuple(slice(0, size) for size in reader.shape))
+    with pytest.raises(UserError, match="deleted or damaged while it was read; name a newer"):
+        open_params(folder)
 
 
 def test_what_goes_wrong_leaves_nothing(tmp_path):
