@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from metamorph_jax.checkpoints.ahead import one_ahead
 from metamorph_jax.checkpoints.naming import unnest
 from metamorph_jax.errors import UserError
 from metamorph_jax.trees import unflatten
@@ -118,15 +119,13 @@ def write_blocks(
 
             spec = tensorstore.Spec(tspec)
             store = tensorstore.open(spec, create=True, open=True, context=ts_context).result()
-            pending = None
-            for index in blocks(store.shape, store.chunk_layout.write_chunk.shape):
-                block = value.reader.read(index)
-                if pending is not None:
-                    pending.result()
-                pending = store[index].write(block, can_reference_source_data_indefinitely=True)
-                on_written(block.nbytes)
-            if pending is not None:
-                pending.result()
+            places = blocks(store.shape, store.chunk_layout.write_chunk.shape)
+            parts = ((index, value.reader.read(index)) for index in places)
+            with contextlib.closing(one_ahead(parts)) as ahead:
+                for index, part in ahead:
+                    target = store[index]
+                    target.write(part, can_reference_source_data_indefinitely=True).result()
+                    on_written(part.nbytes)
 
     registry = types.create_type_handler_registry((_Leaf, Handler(deepcopy_host_arrays=False)))
     handler = orbax.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
@@ -136,7 +135,7 @@ def write_blocks(
         checkpointer.save(folder / STATE_FOLDER, args=args)
 
 
-def open_blocks(folder: Path, name: str) -> BlockReader:
+def open_blocks(folder: Path, name: str) -> "StoredArray":
     """Returns an array of a verified checkpoint, to be read in parts.
 
     Raises:
@@ -150,7 +149,7 @@ def open_blocks(folder: Path, name: str) -> BlockReader:
     # A missing piece is an error, not zeros: a run that goes on may delete what is being read.
     spec = {"driver": "zarr", "kvstore": store, "fill_missing_data_reads": False}
     with _explained(folder):
-        return _StoredArray(folder, tensorstore.open(spec, open=True).result())
+        return StoredArray(folder, tensorstore.open(spec, open=True).result())
 
 
 def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> Iterator[Index]:
@@ -162,14 +161,22 @@ def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> Iterator[Index]:
     return itertools.product(*along)
 
 
-class _StoredArray:
-    """A `BlockReader` of a tensorstore."""
+class StoredArray:
+    """A `BlockReader` of a checkpoint.
+
+    Attributes:
+        shape: of the array.
+        dtype: of its numbers.
+        block: shape of the pieces in which it is stored; those at an end may be smaller.
+    """
 
     def __init__(self, folder: Path, store: Any):
         self._folder, self._store = folder, store
         self.shape, self.dtype = tuple(store.shape), store.dtype.numpy_dtype
+        self.block = tuple(store.chunk_layout.read_chunk.shape)
 
     def read(self, index: Index) -> np.ndarray:
+        """Returns the part at `index`; see `open_blocks`."""
         with _explained(self._folder):
             return self._store[index].read().result()
 

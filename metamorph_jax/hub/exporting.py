@@ -7,7 +7,7 @@ is the matter of `export_llava.py` and `export_metamorph.py`.
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import einops
@@ -20,16 +20,19 @@ from metamorph_jax.hub.layouts import OwnName, to_theirs
 from metamorph_jax.hub.parts import part_tables
 from metamorph_jax.hub.table import LAYER, Row, Table, row_sizes
 from metamorph_jax.hub.tensor_writer import TensorToWrite
-from metamorph_jax.hub.vocabulary import extend_rows
+from metamorph_jax.hub.vocabulary import RunningMean
+
+Index = tuple[slice, ...]
 
 
 class Readable(Protocol):
-    """A parameter that is read in parts."""
+    """A parameter that is read in parts; those of shape `block` are read fastest."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    block: tuple[int, ...]
 
-    def read(self, index: tuple[slice, ...]) -> np.ndarray:
+    def read(self, index: Index) -> np.ndarray:
         """Returns the part at `index`, one slice per dimension."""
         ...
 
@@ -97,15 +100,44 @@ def _tensor(
     if LAYER in row.theirs:
         index = (slice(layer, layer + 1), *index)
 
-    def create() -> np.ndarray:
-        part = param.read(index).astype(dtype, copy=False)
-        part = part[0] if LAYER in row.theirs else part
+    def create_part(part: Index) -> np.ndarray:
+        stored = param.read(part)
+        stored = stored[0] if LAYER in row.theirs else stored
         # Merging axes of a transposed view would copy it, slowly.
         split = " ".join(letter for group in _groups(theirs) for letter in group)
-        tensor = contiguous(einops.rearrange(part, f"{ours} -> {split}")).reshape(shape)
-        return extend_rows(tensor, num_new) if num_new else tensor
+        tensor = contiguous(einops.rearrange(stored, f"{ours} -> {split}"))
+        del stored  # a cast makes another copy
+        return _cast(tensor, dtype)
+
+    def create_rows() -> Iterator[np.ndarray]:
+        mean = RunningMean()
+        axis = letters.index("V")
+        for part in _pieces(index, axis, param.block[axis]):
+            rows = create_part(part)
+            if num_new:
+                mean.add(rows)
+            yield rows
+        if num_new:
+            yield np.repeat(mean.row(dtype)[None], num_new, axis=0)
+
+    def create() -> np.ndarray | Iterator[np.ndarray]:
+        # Tables are the largest tensors: they are made in the pieces in which they are stored.
+        return create_rows() if "V" in letters else create_part(index).reshape(shape)
 
     return TensorToWrite((shape[0] + num_new, *shape[1:]), dtype, create)
+
+
+def _pieces(index: Index, axis: int, step: int) -> Iterator[Index]:
+    """Yields an index cut into steps along one axis."""
+    for start in range(0, index[axis].stop, step):
+        part = slice(start, min(start + step, index[axis].stop))
+        yield (*index[:axis], part, *index[axis + 1 :])
+
+
+def _cast(tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Returns the tensor in another dtype; what is too large for it becomes infinity."""
+    with np.errstate(over="ignore"):
+        return tensor.astype(dtype, copy=False)
 
 
 @functools.cache
