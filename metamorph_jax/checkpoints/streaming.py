@@ -46,8 +46,8 @@ def write_params(
     temporary = folders.temporary_folder_of(final.parent, meta.step, os.getpid())
     named = {PARAMS + name: reader for name, reader in params.items()}
     specs = {name: ArraySpec(tuple(r.shape), str(r.dtype)) for name, r in named.items()}
+    temporary.mkdir(parents=True)  # not within the try: what another process writes is not ours
     try:
-        temporary.mkdir(parents=True)
         write_blocks(temporary, named, on_written)
         add_files(temporary)
         write_durably(temporary / META_FILE, meta.to_json())

@@ -7,7 +7,7 @@ is the matter of `export_llava.py` and `export_metamorph.py`.
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import einops
@@ -23,6 +23,7 @@ from metamorph_jax.hub.tensor_writer import TensorToWrite
 from metamorph_jax.hub.vocabulary import RunningMean
 
 Index = tuple[slice, ...]
+OnCast = Callable[[str, np.ndarray], None]
 
 
 class Readable(Protocol):
@@ -43,6 +44,7 @@ def tensors_to_write(
     layout: str,
     dtype: np.dtype | None,
     vocab_size: int | None = None,
+    on_cast: OnCast = lambda name, part: None,
 ) -> dict[str, TensorToWrite]:
     """Returns all tensors of a model by Hugging Face name, vocabulary padding removed.
 
@@ -53,6 +55,7 @@ def tensors_to_write(
         dtype: of the tensors; None: each as it is stored.
         vocab_size: rows of the tables, if there are to be more than the model has; the new ones are
             the mean of the others.
+        on_cast: is told the name and content of each part whose dtype was changed.
 
     Raises:
         UserError: the layout has no name for a part, or a parameter is missing.
@@ -67,7 +70,9 @@ def tensors_to_write(
                 name = to_theirs(layout, OwnName(part, own))
                 if name is None:
                     raise UserError(f"layout {layout!r} has no name for {own} of the {part}")
-                tensors[name] = _tensor(table, row, param, layer, dtype, vocab_size)
+                tensors[name] = _tensor(
+                    table, row, param, layer, dtype, vocab_size, functools.partial(on_cast, name)
+                )
     return tensors
 
 
@@ -90,6 +95,7 @@ def _tensor(
     layer: int,
     dtype: np.dtype | None,
     vocab_size: int | None,
+    on_cast: Callable[[np.ndarray], None],
 ) -> TensorToWrite:
     """Returns one tensor of theirs, not yet read."""
     theirs, ours = (side.strip() for side in row.layout.split("->"))
@@ -107,7 +113,11 @@ def _tensor(
         split = " ".join(letter for group in _groups(theirs) for letter in group)
         tensor = contiguous(einops.rearrange(stored, f"{ours} -> {split}"))
         del stored  # a cast makes another copy
-        return _cast(tensor, dtype)
+        if tensor.dtype == dtype:
+            return tensor
+        tensor = cast(tensor, dtype)
+        on_cast(tensor)
+        return tensor
 
     def create_rows() -> Iterator[np.ndarray]:
         mean = RunningMean()
@@ -134,7 +144,7 @@ def _pieces(index: Index, axis: int, step: int) -> Iterator[Index]:
         yield (*index[:axis], part, *index[axis + 1 :])
 
 
-def _cast(tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def cast(tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Returns the tensor in another dtype; what is too large for it becomes infinity."""
     with np.errstate(over="ignore"):
         return tensor.astype(dtype, copy=False)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metamorph_jax.checkpoints.ahead import one_ahead
+from metamorph_jax.checkpoints.manifest import write_durably
 from metamorph_jax.hub.copying import contiguous
 from metamorph_jax.hub.tensor_files import DTYPES, INDEX_FILE
 
@@ -69,7 +70,7 @@ def write_folder(
         places |= dict.fromkeys(names, file)
     total = sum(tensor.num_bytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    write_durably(folder / INDEX_FILE, json.dumps(index, indent=2) + "\n")
 
 
 def write_file(

@@ -1,6 +1,7 @@
 """Arrays in pieces: what is stored in many pieces is read whole, and the other way round."""
 
 import dataclasses
+import os
 import shutil
 
 import jax
@@ -110,6 +111,16 @@ def test_what_goes_wrong_leaves_nothing(tmp_path):
     write_params(tmp_path, {"x": Reader(np.ones(3), [])}, make_meta(0))
     with pytest.raises(UserError, match="is there already"):
         write_params(tmp_path, {"x": Reader(np.ones(3), [])}, make_meta(0))
+
+
+def test_the_folder_of_another_process_stays(tmp_path):
+    """Two machines on one disk may have processes of the same number."""
+    other = tmp_path / f"00000000.tmp-{os.getpid()}"
+    other.mkdir()
+    (other / "half").write_text("written")
+    with pytest.raises(FileExistsError):
+        write_params(tmp_path, {"x": Reader(np.ones(3), [])}, make_meta(0))
+    assert (other / "half").read_text() == "written"
 
 
 def test_blocks_cover_an_array_once():
