@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from metamorph_jax.errors import UserError, run_main, visible
+from metamorph_jax.signals import exit_on_sigterm
 
 _PROGRAM = "python -m metamorph_jax.convert"
 _MIB = 2**20
@@ -27,9 +28,9 @@ def main(argv: list[str]) -> int:
     if overrides and getattr(flags, "config", None) is None:
         raise UserError(f"--config.{next(iter(overrides))}: there is no --config=FILE to change")
     # Heavy imports come after parsing, so that --help and typing mistakes answer at once.
-    return {"inspect": _inspect, "hf-to-orbax": _import, "orbax-to-hf": _export}[flags.command](
-        flags, overrides
-    )
+    commands = {"inspect": _inspect, "hf-to-orbax": _import, "orbax-to-hf": _export}
+    with exit_on_sigterm():
+        return commands[flags.command](flags, overrides)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

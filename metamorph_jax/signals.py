@@ -1,7 +1,12 @@
-"""SIGTERM and Ctrl-C ask the loop to save and leave; a second one leaves at once."""
+"""SIGTERM and Ctrl-C ask the loop to save and leave; a second one leaves at once.
 
+Programs without a loop leave on SIGTERM as they do on Ctrl-C, and tidy up.
+"""
+
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import TracebackType
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: "run me again", which schedulers can requeue on
@@ -9,6 +14,20 @@ EXIT_STOPPED = 75  # EX_TEMPFAIL: "run me again", which schedulers can requeue o
 
 class Stopped(Exception):
     """A stop was asked for where leaving at once loses nothing that could be saved."""
+
+
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM raises SystemExit in the main thread, so that what is unfinished is removed."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class StopRequest:

@@ -8,6 +8,7 @@
     naming.py     state <-> arrays with stable names, and the comparison of two such sets
     folders.py    names of the folders on disk, cleaning, setting aside
     arrays.py     the only file that talks to Orbax
+    ahead.py      the next piece is made while this one is used
 
 Layout of one checkpoint, complete whenever its name has no suffix:
 

@@ -5,6 +5,7 @@ shards, and reads them back into any sharding. It does not notice damage, nor do
 manifest.py and selection.py do.
 """
 
+import contextlib
 import itertools
 import logging
 import math
@@ -16,7 +17,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from metamorph_jax.checkpoints.ahead import one_ahead
 from metamorph_jax.checkpoints.naming import unnest
+from metamorph_jax.errors import UserError
 from metamorph_jax.trees import unflatten
 
 STATE_FOLDER = "state"
@@ -116,15 +119,13 @@ def write_blocks(
 
             spec = tensorstore.Spec(tspec)
             store = tensorstore.open(spec, create=True, open=True, context=ts_context).result()
-            pending = None
-            for index in blocks(store.shape, store.chunk_layout.write_chunk.shape):
-                block = value.reader.read(index)
-                if pending is not None:
-                    pending.result()
-                pending = store[index].write(block, can_reference_source_data_indefinitely=True)
-                on_written(block.nbytes)
-            if pending is not None:
-                pending.result()
+            places = blocks(store.shape, store.chunk_layout.write_chunk.shape)
+            parts = ((index, value.reader.read(index)) for index in places)
+            with contextlib.closing(one_ahead(parts)) as ahead:
+                for index, part in ahead:
+                    target = store[index]
+                    target.write(part, can_reference_source_data_indefinitely=True).result()
+                    on_written(part.nbytes)
 
     registry = types.create_type_handler_registry((_Leaf, Handler(deepcopy_host_arrays=False)))
     handler = orbax.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
@@ -134,14 +135,21 @@ def write_blocks(
         checkpointer.save(folder / STATE_FOLDER, args=args)
 
 
-def open_blocks(folder: Path, name: str) -> BlockReader:
-    """Returns an array of a verified checkpoint, to be read in parts."""
+def open_blocks(folder: Path, name: str) -> "StoredArray":
+    """Returns an array of a verified checkpoint, to be read in parts.
+
+    Raises:
+        UserError: here or when it is read: the checkpoint was deleted or damaged since.
+    """
     import tensorstore
 
     state = folder / STATE_FOLDER
     path = ".".join(name.split("/")) + "/"
     store = {"driver": "ocdbt", "base": f"file://{state.absolute()}/", "path": path}
-    return _StoredArray(tensorstore.open({"driver": "zarr", "kvstore": store}, open=True).result())
+    # A missing piece is an error, not zeros: a run that goes on may delete what is being read.
+    spec = {"driver": "zarr", "kvstore": store, "fill_missing_data_reads": False}
+    with _explained(folder):
+        return StoredArray(folder, tensorstore.open(spec, open=True).result())
 
 
 def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> Iterator[Index]:
@@ -153,15 +161,36 @@ def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> Iterator[Index]:
     return itertools.product(*along)
 
 
-class _StoredArray:
-    """A `BlockReader` of a tensorstore."""
+class StoredArray:
+    """A `BlockReader` of a checkpoint.
 
-    def __init__(self, store: Any):
-        self._store = store
+    Attributes:
+        shape: of the array.
+        dtype: of its numbers.
+        block: shape of the pieces in which it is stored; those at an end may be smaller.
+    """
+
+    def __init__(self, folder: Path, store: Any):
+        self._folder, self._store = folder, store
         self.shape, self.dtype = tuple(store.shape), store.dtype.numpy_dtype
+        self.block = tuple(store.chunk_layout.read_chunk.shape)
 
     def read(self, index: Index) -> np.ndarray:
-        return self._store[index].read().result()
+        """Returns the part at `index`; see `open_blocks`."""
+        with _explained(self._folder):
+            return self._store[index].read().result()
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turns what the storage library says of missing or broken files into a UserError."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{folder} was deleted or damaged while it was read; name a newer step, or copy a "
+            "checkpoint away from a run that goes on before reading it"
+        ) from error
 
 
 class _Leaf:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from metamorph_jax.checkpoints import folders
-from metamorph_jax.checkpoints.arrays import BlockReader, open_blocks, write_blocks
+from metamorph_jax.checkpoints.arrays import BlockReader, StoredArray, open_blocks, write_blocks
 from metamorph_jax.checkpoints.manifest import read_manifest, write_durably, write_manifest
 from metamorph_jax.checkpoints.metadata import CheckpointMeta
 from metamorph_jax.checkpoints.naming import ArraySpec
@@ -46,8 +46,8 @@ def write_params(
     temporary = folders.temporary_folder_of(final.parent, meta.step, os.getpid())
     named = {PARAMS + name: reader for name, reader in params.items()}
     specs = {name: ArraySpec(tuple(r.shape), str(r.dtype)) for name, r in named.items()}
+    temporary.mkdir(parents=True)  # not within the try: what another process writes is not ours
     try:
-        temporary.mkdir(parents=True)
         write_blocks(temporary, named, on_written)
         add_files(temporary)
         write_durably(temporary / META_FILE, meta.to_json())
@@ -61,7 +61,7 @@ def write_params(
     return final
 
 
-def open_params(folder: Path) -> dict[str, BlockReader]:
+def open_params(folder: Path) -> dict[str, StoredArray]:
     """Returns the parameters of a checkpoint by name, to be read in parts.
 
     Args:

@@ -7,7 +7,7 @@ is the matter of `export_llava.py` and `export_metamorph.py`.
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import einops
@@ -20,16 +20,20 @@ from metamorph_jax.hub.layouts import OwnName, to_theirs
 from metamorph_jax.hub.parts import part_tables
 from metamorph_jax.hub.table import LAYER, Row, Table, row_sizes
 from metamorph_jax.hub.tensor_writer import TensorToWrite
-from metamorph_jax.hub.vocabulary import extend_rows
+from metamorph_jax.hub.vocabulary import RunningMean
+
+Index = tuple[slice, ...]
+OnCast = Callable[[str, np.ndarray], None]
 
 
 class Readable(Protocol):
-    """A parameter that is read in parts."""
+    """A parameter that is read in parts; those of shape `block` are read fastest."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    block: tuple[int, ...]
 
-    def read(self, index: tuple[slice, ...]) -> np.ndarray:
+    def read(self, index: Index) -> np.ndarray:
         """Returns the part at `index`, one slice per dimension."""
         ...
 
@@ -40,6 +44,7 @@ def tensors_to_write(
     layout: str,
     dtype: np.dtype | None,
     vocab_size: int | None = None,
+    on_cast: OnCast = lambda name, part: None,
 ) -> dict[str, TensorToWrite]:
     """Returns all tensors of a model by Hugging Face name, vocabulary padding removed.
 
@@ -50,6 +55,7 @@ def tensors_to_write(
         dtype: of the tensors; None: each as it is stored.
         vocab_size: rows of the tables, if there are to be more than the model has; the new ones are
             the mean of the others.
+        on_cast: is told the name and content of each part whose dtype was changed.
 
     Raises:
         UserError: the layout has no name for a part, or a parameter is missing.
@@ -64,7 +70,9 @@ def tensors_to_write(
                 name = to_theirs(layout, OwnName(part, own))
                 if name is None:
                     raise UserError(f"layout {layout!r} has no name for {own} of the {part}")
-                tensors[name] = _tensor(table, row, param, layer, dtype, vocab_size)
+                tensors[name] = _tensor(
+                    table, row, param, layer, dtype, vocab_size, functools.partial(on_cast, name)
+                )
     return tensors
 
 
@@ -87,6 +95,7 @@ def _tensor(
     layer: int,
     dtype: np.dtype | None,
     vocab_size: int | None,
+    on_cast: Callable[[np.ndarray], None],
 ) -> TensorToWrite:
     """Returns one tensor of theirs, not yet read."""
     theirs, ours = (side.strip() for side in row.layout.split("->"))
@@ -97,15 +106,48 @@ def _tensor(
     if LAYER in row.theirs:
         index = (slice(layer, layer + 1), *index)
 
-    def create() -> np.ndarray:
-        part = param.read(index).astype(dtype, copy=False)
-        part = part[0] if LAYER in row.theirs else part
+    def create_part(part: Index) -> np.ndarray:
+        stored = param.read(part)
+        stored = stored[0] if LAYER in row.theirs else stored
         # Merging axes of a transposed view would copy it, slowly.
         split = " ".join(letter for group in _groups(theirs) for letter in group)
-        tensor = contiguous(einops.rearrange(part, f"{ours} -> {split}")).reshape(shape)
-        return extend_rows(tensor, num_new) if num_new else tensor
+        tensor = contiguous(einops.rearrange(stored, f"{ours} -> {split}"))
+        del stored  # a cast makes another copy
+        if tensor.dtype == dtype:
+            return tensor
+        tensor = cast(tensor, dtype)
+        on_cast(tensor)
+        return tensor
+
+    def create_rows() -> Iterator[np.ndarray]:
+        mean = RunningMean()
+        axis = letters.index("V")
+        for part in _pieces(index, axis, param.block[axis]):
+            rows = create_part(part)
+            if num_new:
+                mean.add(rows)
+            yield rows
+        if num_new:
+            yield np.repeat(mean.row(dtype)[None], num_new, axis=0)
+
+    def create() -> np.ndarray | Iterator[np.ndarray]:
+        # Tables are the largest tensors: they are made in the pieces in which they are stored.
+        return create_rows() if "V" in letters else create_part(index).reshape(shape)
 
     return TensorToWrite((shape[0] + num_new, *shape[1:]), dtype, create)
+
+
+def _pieces(index: Index, axis: int, step: int) -> Iterator[Index]:
+    """Yields an index cut into steps along one axis."""
+    for start in range(0, index[axis].stop, step):
+        part = slice(start, min(start + step, index[axis].stop))
+        yield (*index[:axis], part, *index[axis + 1 :])
+
+
+def cast(tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Returns the tensor in another dtype; what is too large for it becomes infinity."""
+    with np.errstate(over="ignore"):
+        return tensor.astype(dtype, copy=False)
 
 
 @functools.cache

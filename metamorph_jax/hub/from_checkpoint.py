@@ -8,11 +8,12 @@ anything goes wrong, there is none.
 import dataclasses
 import functools
 import json
+import logging
 import os
-import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +30,8 @@ from metamorph_jax.data.tokenizer import Tokenizer, copy_tokenizer, load_tokeniz
 from metamorph_jax.errors import UserError
 from metamorph_jax.hub import export_llava
 from metamorph_jax.hub.export_metamorph import metamorph_files
-from metamorph_jax.hub.exporting import tensors_to_write
+from metamorph_jax.hub.exporting import OnCast, cast, tensors_to_write
+from metamorph_jax.hub.importing import NanWatch
 from metamorph_jax.hub.layouts import OwnName, to_theirs
 from metamorph_jax.hub.model_card import CARD_FILE, model_card
 from metamorph_jax.hub.tensor_files import TensorFolder
@@ -38,7 +40,10 @@ from metamorph_jax.hub.to_checkpoint import UNUSED_FILE
 
 DTYPES = {"fp32": np.dtype("float32"), "fp16": np.dtype("float16"), "bf16": np.dtype("bfloat16")}
 MANIFEST_FILE = "training_manifest.json"
-_NORM = "vision_tower/post_layernorm."
+_TOWER = "vision_tower/"
+_NORM, _POOLING_HEAD = f"{_TOWER}post_layernorm.", f"{_TOWER}head."
+_SHOWN = 5
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,42 +100,73 @@ def export_checkpoint(
         UserError: `out` is not empty, the model has no place in Hugging Face's classes, or no space
             is left.
     """
+    if out.is_symlink():
+        raise UserError(f"{out} is a symbolic link; name a new folder, or the one it points to")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already and not empty; name a new folder")
-    files, tensors, new_tokens = _contents(trained, dtype)
-    done, total = 0, sum(tensor.num_bytes for tensor in tensors.values())
-
-    def count(name: str) -> None:
-        nonlocal done
-        done += tensors[name].num_bytes
-        on_written(done, total)
-
-    temporary = out.absolute().with_name(f"{out.name}.tmp-{os.getpid()}")
+    watch = NanWatch()
+    contents = _contents(trained, dtype, watch)
+    total = sum(tensor.num_bytes for tensor in contents.tensors.values())
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        temporary.mkdir(parents=True)
-        copy_tokenizer(trained.run.tokenizer.path, temporary, new_tokens)
-        _complete_tokenizer(temporary / "tokenizer_config.json")
-        for name, content in files.items():
-            _write(temporary / name, content)
-        write_folder(temporary, tensors, count)
-        sync_folder(temporary)
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out.absolute())
-        sync_folder(out.absolute().parent)
-    except BaseException as error:  # Ctrl-C too
-        shutil.rmtree(temporary, ignore_errors=True)
+        # Removed whatever happens; the folder in it has gone to its place if all went well.
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+            folder = Path(temporary) / out.name
+            folder.mkdir()
+            _write_all(contents, trained, folder, lambda done: on_written(done, total))
+            if out.exists():
+                out.rmdir()
+            folder.rename(out)
+            sync_folder(out.parent)
+    except OSError as error:
         if is_disk_full(error):
             raise UserError(
                 f"{out}: no space left; {total:,} bytes are needed, and nothing was kept"
             ) from error
         raise
+    if watch.names:
+        _logger.warning(
+            "NaN or infinity in %d tensor(s) as %s, such as %s; a wider --dtype (bf16, fp32) "
+            "keeps what was too large",
+            len(watch.names),
+            dtype,
+            ", ".join(sorted(watch.names)[:_SHOWN]),
+        )
 
 
-def _contents(
-    trained: Trained, dtype: np.dtype | None
-) -> tuple[dict[str, Any], dict[str, TensorToWrite], tuple[str, ...]]:
-    """Returns files, tensors, and tokens that the tokenizer has to learn."""
+class _Contents(NamedTuple):
+    """What an exported folder holds, and tokens that its tokenizer has to learn."""
+
+    files: dict[str, Any]
+    tensors: dict[str, TensorToWrite]
+    new_tokens: tuple[str, ...]
+
+
+def _write_all(
+    contents: _Contents, trained: Trained, folder: Path, on_written: Callable[[int], None]
+) -> None:
+    """Writes everything into a folder and forces it to disk."""
+    done = 0
+
+    def count(name: str) -> None:
+        nonlocal done
+        done += contents.tensors[name].num_bytes
+        on_written(done)
+
+    copy_tokenizer(trained.run.tokenizer.path, folder, contents.new_tokens)
+    _complete_tokenizer(folder / "tokenizer_config.json")
+    for name, content in contents.files.items():
+        _write(folder / name, content)
+    write_folder(folder, contents.tensors, count)
+    for file in folder.iterdir():
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    sync_folder(folder)
+
+
+def _contents(trained: Trained, dtype: np.dtype | None, on_cast: OnCast) -> _Contents:
+    """Returns what to write."""
     run, model, params = trained.run, trained.run.model, open_params(trained.folder)
     stored = next(iter(params.values())).dtype
     name = str(np.dtype(dtype or stored))
@@ -139,22 +175,23 @@ def _contents(
         files = metamorph_files(
             model, trained.tokenizer, template, run.last_data.image_geometry, name
         )
-        tensors, new_tokens = tensors_to_write(model, params, "composite", dtype), ()
+        tensors = tensors_to_write(model, params, "composite", dtype, on_cast=on_cast)
+        new_tokens = ()
     else:
-        unused = _unused(trained.folder, dtype)
+        unused = _unused(trained.folder, dtype, on_cast)
         has_unused = any(own.startswith(_NORM) for own in unused)
         placeholder = export_llava.choose_placeholder(model, trained.tokenizer)
         files = export_llava.llava_files(
             model, trained.tokenizer, template, run.last_data.image_geometry, name, has_unused
         )
         rows = placeholder.vocab_size
-        tensors = tensors_to_write(model, params, "llava", dtype, rows)
+        tensors = tensors_to_write(model, params, "llava", dtype, rows, on_cast)
         tensors |= _llava_rest(unused, model.vision.embed_dim, np.dtype(dtype or stored))
         new_tokens = (placeholder.token,) if placeholder.is_new else ()
     kind = files["config.json"]["architectures"][0]
     files[CARD_FILE] = model_card(run, trained.meta, kind).encode()
     files[MANIFEST_FILE] = json.loads(trained.meta.to_json())
-    return files, tensors, new_tokens
+    return _Contents(files, tensors, new_tokens)
 
 
 def _complete_tokenizer(file: Path) -> None:
@@ -166,23 +203,37 @@ def _complete_tokenizer(file: Path) -> None:
     _write(file, usual | fields)
 
 
-def _unused(folder: Path, dtype: np.dtype | None) -> dict[str, TensorToWrite]:
-    """Returns what an import kept beside the checkpoint: "part/own name" -> tensor."""
+def _unused(folder: Path, dtype: np.dtype | None, on_cast: OnCast) -> dict[str, TensorToWrite]:
+    """Returns what an import kept of the tower beside the checkpoint: "part/own name" -> tensor.
+
+    Of the other parts nothing that is kept has a place in the model, nor has a pooling head, which
+    the config.json says is not there.
+    """
     if not (folder / UNUSED_FILE).is_file():
         return {}
     kept = TensorFolder(folder)
     return {
-        own: TensorToWrite(spec.shape, np.dtype(dtype or spec.dtype), _reader(kept, own, dtype))
-        for own, spec in kept.specs.items()
+        own: _kept_tensor(kept, own, dtype, on_cast)
+        for own in kept.specs
+        if own.startswith(_TOWER) and not own.startswith(_POOLING_HEAD)
     }
 
 
-def _reader(folder: TensorFolder, name: str, dtype: np.dtype | None) -> Callable[[], np.ndarray]:
+def _kept_tensor(
+    folder: TensorFolder, name: str, dtype: np.dtype | None, on_cast: OnCast
+) -> TensorToWrite:
+    """Returns a tensor as it is kept; numbers that are no whole ones are cast to `dtype`."""
+    spec = folder.specs[name]
+    target = spec.dtype if dtype is None or spec.dtype.kind in "iub" else np.dtype(dtype)
+
     def read() -> np.ndarray:
         value = folder.read(name)
-        return value if dtype is None else value.astype(dtype)
+        if spec.dtype != target:
+            value = cast(value, target)
+            on_cast(name, value)
+        return value
 
-    return read
+    return TensorToWrite(spec.shape, target, read)
 
 
 def _llava_rest(
@@ -210,7 +261,4 @@ def _llava_rest(
 def _write(path: Path, content: bytes | dict[str, Any]) -> None:
     if isinstance(content, dict):
         content = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_bytes(content)

@@ -97,13 +97,21 @@ Weights it began with, and their licences, which hold for this model, too:
 """
 
 
-def base_licences(run: RunConfig) -> list[str]:
-    """Returns one line for each folder the weights came from, with the licence that it states."""
+def base_licences(run: RunConfig, seen: frozenset[Path] = frozenset()) -> list[str]:
+    """Returns one line for each folder the weights came from, with the licence that it states.
+
+    Args:
+        run: the recipe; where a folder is a run of ours, those that it came from are meant.
+        seen: runs that were looked at on the way: one that was imported into again names itself.
+    """
     lines = []
     for folder in map(Path, run.model.init_from):
-        earlier = _recipe_of(folder)
-        lines += [f"{folder}: {_licence(folder)}"] if earlier is None else base_licences(earlier)
-    return lines
+        earlier, place = _recipe_of(folder), folder.resolve()
+        if earlier is None:
+            lines.append(f"{folder}: {_licence(folder)}")
+        elif place not in seen:
+            lines += base_licences(earlier, seen | {place})
+    return list(dict.fromkeys(lines))
 
 
 def _recipe_of(folder: Path) -> RunConfig | None:

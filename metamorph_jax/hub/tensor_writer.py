@@ -1,4 +1,4 @@
-"""Tensors written in order to safetensors files, each made when its turn comes.
+"""Tensors written in order to safetensors files, each made while the one before is written.
 
 The library's own writer wants all tensors of a file in memory; a shard of an 8B model has 5 GB.
 Reading is in `tensor_files.py`.
@@ -6,20 +6,24 @@ Reading is in `tensor_files.py`.
 **Source:** the safetensors format, https://github.com/huggingface/safetensors.
 """
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from metamorph_jax.checkpoints.ahead import one_ahead
+from metamorph_jax.checkpoints.manifest import write_durably
 from metamorph_jax.hub.copying import contiguous
 from metamorph_jax.hub.tensor_files import DTYPES, INDEX_FILE
 
 SINGLE_FILE = "model.safetensors"
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_SETTLE_BYTES = 2**27  # written before they are forced to the disk
 _MAX_SHARD_BYTES = 5_000_000_000  # what Hugging Face's own tools write
 
 
@@ -29,12 +33,12 @@ class TensorToWrite(NamedTuple):
     Attributes:
         shape: of the tensor.
         dtype: of its numbers.
-        create: returns it.
+        create: returns it, or yields it in pieces of rows, in order; is called in a thread.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    create: Callable[[], np.ndarray]
+    create: Callable[[], np.ndarray | Iterator[np.ndarray]]
 
     @property
     def num_bytes(self) -> int:
@@ -52,7 +56,7 @@ def write_folder(
 
     Args:
         folder: which exists.
-        tensors: by name; one is held in memory at a time.
+        tensors: by name; one that is written and the next are in memory, or pieces of them.
         on_written: is told each name when it is done.
         max_shard_bytes: of a file, unless one tensor alone is larger.
     """
@@ -67,7 +71,7 @@ def write_folder(
         places |= dict.fromkeys(names, file)
     total = sum(tensor.num_bytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    write_durably(folder / INDEX_FILE, json.dumps(index, indent=2) + "\n")
 
 
 def write_file(
@@ -84,16 +88,44 @@ def write_file(
         header[name] = {**entry, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that tensors lie aligned
-    with file.open("wb") as stream:
+    with file.open("wb") as stream, contextlib.closing(one_ahead(_pieces(tensors))) as pieces:
         stream.write(len(text).to_bytes(8, "little") + text)
-        for name, tensor in tensors.items():
-            value = tensor.create()
-            if value.shape != tensor.shape or value.dtype != tensor.dtype:
-                raise ValueError(f"{name} is {value.dtype}{value.shape}, announced {tensor[:2]}")
-            stream.write(contiguous(value).reshape(-1).view(np.uint8).data)
-            on_written(name)
+        settled = 0
+        for name, piece in pieces:
+            if piece is None:
+                on_written(name)
+                continue
+            stream.write(piece.reshape(-1).view(np.uint8).data)
+            if stream.tell() - settled >= _SETTLE_BYTES:
+                _settle(stream)
+                settled = stream.tell()
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _settle(stream: BinaryIO) -> None:
+    """Forces to disk what was written so far, and gives the memory that held it to what follows.
+
+    While the next tensor is made the disk would be idle, and fresh memory is slower to come by.
+    """
+    stream.flush()
+    os.fsync(stream.fileno())
+    if hasattr(os, "posix_fadvise"):  # not on every system
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _pieces(tensors: Mapping[str, TensorToWrite]) -> Iterator[tuple[str, np.ndarray | None]]:
+    """Yields the name and the content of each piece, and at the end of each tensor None."""
+    for name, tensor in tensors.items():
+        value, num_rows = tensor.create(), 0
+        for piece in [value] if isinstance(value, np.ndarray) else value:
+            if piece.shape[1:] != tensor.shape[1:] or piece.dtype != tensor.dtype:
+                raise ValueError(f"{name} is {piece.dtype}{piece.shape}, announced {tensor[:2]}")
+            num_rows += len(piece) if piece.ndim else 1
+            yield name, contiguous(piece)
+        if num_rows != (tensor.shape or (1,))[0]:
+            raise ValueError(f"{name} has {num_rows:,} rows, announced {tensor[:2]}")
+        yield name, None
 
 
 def _plan_shards(tensors: Mapping[str, TensorToWrite], max_shard_bytes: int) -> list[list[str]]:

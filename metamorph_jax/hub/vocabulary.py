@@ -20,11 +20,27 @@ def mean_row(table: Float[np.ndarray, "V D"]) -> Float[np.ndarray, "D"]:
 
     **Source:** MetaMorph `model/metamorph_arch.py`: new tokens begin there.
     """
-    total = np.zeros(table.shape[1], np.float64)
-    for start in range(0, len(table), _BLOCK_ROWS):
-        block = table[start : start + _BLOCK_ROWS].astype(np.float32)
-        total += block.sum(0, dtype=np.float64)
-    return (total / len(table)).astype(table.dtype)
+    mean = RunningMean()
+    mean.add(table)
+    return mean.row(table.dtype)
+
+
+class RunningMean:
+    """The mean of a table's rows, of which a part is seen at a time."""
+
+    def __init__(self) -> None:
+        self._total, self._count = np.float64(0), 0
+
+    def add(self, rows: Float[np.ndarray, "V D"]) -> None:
+        """Takes more rows into account."""
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = rows[start : start + _BLOCK_ROWS].astype(np.float32)
+            self._total = self._total + block.sum(0, dtype=np.float64)
+        self._count += len(rows)
+
+    def row(self, dtype: np.dtype) -> Float[np.ndarray, "D"]:
+        """Returns the mean of all rows so far in a dtype."""
+        return (self._total / self._count).astype(dtype)
 
 
 def extend_rows(table: Float[np.ndarray, "V D"], num_new: int) -> Float[np.ndarray, "V2 D"]:

@@ -4,8 +4,10 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.numpy import save_file
 
 from metamorph_jax import convert
 from metamorph_jax.decoding.generator import Generator, Prompt, Sampling
@@ -230,6 +233,93 @@ def test_llava_there_and_back_is_byte_identical(world, tmp_path):
     for name in before.specs:
         assert before.read(name).tobytes() == after.read(name).tobytes(), name
     assert run("hf-to-orbax", f"--model={tmp_path / 'out'}", f"--out={tmp_path / 'again'}") == 0
+
+
+def add_unused(checkpoint, tensors):
+    """Puts tensors beside an imported checkpoint, as an import of another folder would."""
+    step = checkpoint / "checkpoints" / "00000000"
+    kept = TensorFolder(step)  # of the one file there
+    tensors |= {name: np.array(kept.read(name)) for name in kept.specs}
+    save_file(tensors, step / "unused.safetensors")
+    rewrite_manifest(step)
+
+
+def test_leftovers_that_the_exported_model_has_no_place_for(world, tmp_path):
+    checkpoint = shutil.copytree(world / "read", tmp_path / "run")
+    positions = np.arange(65, dtype=np.int64)[None]
+    ones = np.ones((4, 4), np.float32)
+    add_unused(
+        checkpoint,
+        {
+            "vision_head/0.weight": ones,
+            "vision_tower/head.probe": ones,
+            "language_model/lm_head.weight": ones,
+            "language_model/model.layers.0.self_attn.rotary_emb.inv_freq": ones,
+            "vision_tower/embeddings.position_ids": positions,
+        },
+    )
+    assert run("orbax-to-hf", checkpoint, f"--out={tmp_path / 'out'}", "--dtype=bf16") == 0
+    found = TensorFolder(tmp_path / "out")
+    place = "vision_tower.vision_model.embeddings.position_ids"
+    assert found.specs.keys() == TensorFolder(world / "llava").specs.keys() | {place}
+    np.testing.assert_array_equal(found.read(place), positions)
+    assert found.read(place).dtype == np.int64
+    assert {str(spec.dtype) for spec in found.specs.values()} == {"bfloat16", "int64"}
+
+
+def test_what_is_too_large_for_a_dtype_is_named(world, tmp_path, caplog):
+    name = "vision_tower/post_layernorm.bias"
+    checkpoint = shutil.copytree(world / "read", tmp_path / "run")
+    step = checkpoint / "checkpoints" / "00000000"
+    kept = TensorFolder(step)
+    tensors = {own: np.array(kept.read(own)) for own in kept.specs}
+    tensors[name][0] = 70_000
+    save_file(tensors, step / "unused.safetensors")
+    rewrite_manifest(step)
+    assert run("orbax-to-hf", checkpoint, f"--out={tmp_path / 'bf16'}", "--dtype=bf16") == 0
+    assert "infinity" not in caplog.text
+    assert run("orbax-to-hf", checkpoint, f"--out={tmp_path / 'fp16'}", "--dtype=fp16") == 0
+    assert f"NaN or infinity in 1 tensor(s) as float16, such as {name}" in caplog.text
+
+
+@pytest.mark.parametrize("command", ["hf-to-orbax", "orbax-to-hf"])
+def test_sigterm_leaves_nothing_unfinished(world, tmp_path, monkeypatch, command):
+    def terminate(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    out, before = tmp_path / "there" / "out", signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(convert._Bytes, "set", terminate)  # when the first bytes are written
+    source = {"orbax-to-hf": world / "read", "hf-to-orbax": f"--model={world / 'llava'}"}[command]
+    with pytest.raises(SystemExit, match="143"):
+        run(command, source, f"--out={out}")
+    if command == "orbax-to-hf":
+        assert list(out.parent.iterdir()) == []
+    else:
+        assert list((out / "checkpoints").iterdir()) == []
+    assert not [thread for thread in threading.enumerate() if "one ahead" in thread.name]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_every_file_is_forced_to_the_disk(world, tmp_path, monkeypatch):
+    forced, fsync = set(), os.fsync
+
+    def note(descriptor):
+        forced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    assert run("orbax-to-hf", world / "metamorph", f"--out={tmp_path / 'out'}") == 0
+    assert {file.stat().st_ino for file in (tmp_path / "out").iterdir()} <= forced
+    assert (tmp_path / "out").stat().st_mode == (world / "metamorph").stat().st_mode
+
+
+@pytest.mark.parametrize("target", ["nowhere", "empty"])
+def test_a_link_is_not_written_to(world, tmp_path, target):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match="is a symbolic link; name a new folder"):
+        run("orbax-to-hf", world / "read", f"--out={tmp_path / 'out'}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "out"]
 
 
 def test_the_card(world, tmp_path):

@@ -1,6 +1,8 @@
 """Arrays in pieces: what is stored in many pieces is read whole, and the other way round."""
 
 import dataclasses
+import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +85,21 @@ def test_saved_whole_and_read_in_parts(tmp_path, chunk_bytes):
         np.testing.assert_array_equal(reader.read(index), NAMED[name][index])
 
 
+def test_a_checkpoint_that_vanishes_is_an_error_and_not_zeros(tmp_path, chunk_bytes):
+    zeros = {name: Reader(np.zeros_like(array), []) for name, array in NAMED.items()}
+    folder = write_params(tmp_path, zeros, make_meta(0))
+    found = open_params(folder)
+    for reader in found.values():  # stored zeros are no missing ones
+        assert not reader.read(tuple(slice(0, size) for size in reader.shape)).any()
+    found = open_params(folder)
+    shutil.rmtree(folder / "state")
+    for reader in found.values():
+        with pytest.raises(UserError, match="deleted or damaged while it was read; name a newer"):
+            reader.read(tuple(slice(0, size) for size in reader.shape))
+    with pytest.raises(UserError, match="deleted or damaged while it was read; name a newer"):
+        open_params(folder)
+
+
 def test_what_goes_wrong_leaves_nothing(tmp_path):
     class Broken(Reader):
         def read(self, index):
@@ -94,6 +111,16 @@ def test_what_goes_wrong_leaves_nothing(tmp_path):
     write_params(tmp_path, {"x": Reader(np.ones(3), [])}, make_meta(0))
     with pytest.raises(UserError, match="is there already"):
         write_params(tmp_path, {"x": Reader(np.ones(3), [])}, make_meta(0))
+
+
+def test_the_folder_of_another_process_stays(tmp_path):
+    """Two machines on one disk may have processes of the same number."""
+    other = tmp_path / f"00000000.tmp-{os.getpid()}"
+    other.mkdir()
+    (other / "half").write_text("written")
+    with pytest.raises(FileExistsError):
+        write_params(tmp_path, {"x": Reader(np.ones(3), [])}, make_meta(0))
+    assert (other / "half").read_text() == "written"
 
 
 def test_blocks_cover_an_array_once():
