@@ -21,6 +21,7 @@ def exit_on_sigterm() -> Iterator[None]:
     """SIGTERM raises SystemExit in the main thread, so that what is unfinished is removed."""
 
     def leave(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one would stop the tidying up
         raise SystemExit(128 + number)
 
     previous = signal.signal(signal.SIGTERM, leave)

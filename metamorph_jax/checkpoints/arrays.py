@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import logging
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -106,6 +107,7 @@ def write_blocks(
     """
     orbax = load_orbax()
     types = orbax.type_handlers
+    stopped, writing = threading.Event(), threading.Lock()
 
     class Handler(types.NumpyHandler):
         """Stores a `_Leaf` as Orbax stores a numpy array, but in blocks and one after another.
@@ -115,14 +117,22 @@ def write_blocks(
         """
 
         async def _open_and_write(self, value, tspec, ts_context):
+            with writing:
+                self._write(value, tspec, ts_context)
+
+        def _write(self, value, tspec, ts_context):
             import tensorstore
 
+            if stopped.is_set():
+                raise InterruptedError("the writing of the checkpoint was stopped")
             spec = tensorstore.Spec(tspec)
             store = tensorstore.open(spec, create=True, open=True, context=ts_context).result()
             places = blocks(store.shape, store.chunk_layout.write_chunk.shape)
             parts = ((index, value.reader.read(index)) for index in places)
             with contextlib.closing(one_ahead(parts)) as ahead:
                 for index, part in ahead:
+                    if stopped.is_set():
+                        raise InterruptedError("the writing of the checkpoint was stopped")
                     target = store[index]
                     target.write(part, can_reference_source_data_indefinitely=True).result()
                     on_written(part.nbytes)
@@ -132,7 +142,12 @@ def write_blocks(
     leaves = unflatten({name: _Leaf(reader) for name, reader in named.items()})
     args = orbax.args.PyTreeSave(leaves, save_args=unflatten(_chunked(orbax, named)))
     with orbax.Checkpointer(handler) as checkpointer:
-        checkpointer.save(folder / STATE_FOLDER, args=args)
+        try:
+            checkpointer.save(folder / STATE_FOLDER, args=args)
+        except BaseException:  # Ctrl-C, too; Orbax writes in a thread, which would go on
+            stopped.set()
+            with writing:
+                raise
 
 
 def open_blocks(folder: Path, name: str) -> "StoredArray":

@@ -61,7 +61,7 @@ def test_what_is_forced_to_disk_in_between_stays_as_it_was(tmp_path, monkeypatch
     values = {str(i): np.full((10, 20), i, np.float32) for i in range(5)}
     lazy = {n: TensorToWrite(v.shape, v.dtype, lambda v=v: v) for n, v in values.items()}
     write_folder(tmp_path, lazy)
-    assert sorted(set(sizes)) == [1152, 2752, 4352]  # as it grew, and its end
+    assert len(set(sizes)) == 3  # after two tensors, four, and all
     found = TensorFolder(tmp_path)
     for name, value in values.items():
         np.testing.assert_array_equal(found.read(name), value)
