@@ -2,9 +2,10 @@
 
     python benchmarks/convert_8b.py [--scratch=DIR] [--layers=N]
 
-writes a decoder and a tower of these sizes (17 GB, bfloat16, seeded random numbers), copies them to
-the disk and back out of the cache, imports and exports them with `metamorph_jax.convert` in
-processes of their own, and prints rates as ratios and each process's peak memory. Parity: every
+writes a decoder and a tower of these sizes (17 GB, bfloat16, seeded random numbers), imports and
+exports them with `metamorph_jax.convert` in processes of their own, copies them to the disk before,
+between and after (disks have moods), and prints rates as ratios, and each process's peak memory.
+Parity: every
 tensor that comes out is the one that went in, byte by byte. All files are deleted. A full run needs
 60 GB of disk; `--layers` makes the decoder shorter.
 """
@@ -79,6 +80,23 @@ def copy(source: Path, target: Path) -> float:
     return time.perf_counter() - start
 
 
+def timed_copy(scratch: Path, num_bytes: int) -> float:
+    """Copies the models, prints and returns the seconds, and removes the copy."""
+    secs = copy(scratch, scratch / "copy")
+    shutil.rmtree(scratch / "copy")
+    print(f"copy:   {num_bytes / secs / 1e9:6.3f} GB/s ({secs:.0f} s)", flush=True)
+    return secs
+
+
+def print_step(name: str, num_bytes: int, secs: float, memory: float, copy_secs: float) -> None:
+    """Prints a conversion beside the copies before and after it, whose mean it is compared with."""
+    print(
+        f"{name}: {num_bytes / secs / 1e9:6.3f} GB/s ({secs:.0f} s), {copy_secs / secs:.2f}x the "
+        f"copy (goal {LEAST_RATIO}x), peak {memory:.2f} GiB (goal {MOST_MEMORY_GIB:.0f})",
+        flush=True,
+    )
+
+
 def convert(*arguments: str) -> tuple[float, float]:
     """Runs a conversion; returns its seconds and its peak resident memory in GiB."""
     command = [sys.executable, "-m", "metamorph_jax.convert", *arguments]
@@ -121,26 +139,17 @@ def main() -> None:
         print(
             f"{num_bytes / 1e9:.2f} GB of bfloat16 in {flags.layers} layers and a tower", flush=True
         )
-        secs = copy(flags.scratch, flags.scratch / "copy")
-        shutil.rmtree(flags.scratch / "copy")
-        print(f"copy:   {num_bytes / secs / 1e9:6.3f} GB/s ({secs:.0f} s)", flush=True)
         run, out = flags.scratch / "run", flags.scratch / "out"
-        steps = {
-            "import": (
-                "hf-to-orbax",
-                f"--llm={flags.scratch / 'decoder'}",
-                f"--vision={flags.scratch / 'tower'}",
-                f"--out={run}",
-            ),
-            "export": ("orbax-to-hf", str(run), f"--out={out}"),
-        }
-        for name, arguments in steps.items():
-            own, memory = convert(*arguments)
-            print(
-                f"{name}: {num_bytes / own / 1e9:6.3f} GB/s ({own:.0f} s), {secs / own:.2f}x the "
-                f"copy (goal {LEAST_RATIO}x), peak {memory:.2f} GiB (goal {MOST_MEMORY_GIB:.0f})",
-                flush=True,
-            )
+        decoder, tower = flags.scratch / "decoder", flags.scratch / "tower"
+        before = timed_copy(flags.scratch, num_bytes)
+        imported = ("hf-to-orbax", f"--llm={decoder}", f"--vision={tower}", f"--out={run}")
+        secs, memory = convert(*imported)
+        between = timed_copy(flags.scratch, num_bytes)
+        print_step("import", num_bytes, secs, memory, (before + between) / 2)
+        secs, memory = convert("orbax-to-hf", str(run), f"--out={out}")
+        shutil.rmtree(run)  # there would not be room for another copy
+        after = timed_copy(flags.scratch, num_bytes)
+        print_step("export", num_bytes, secs, memory, (between + after) / 2)
         print(f"parity: {check_equal(flags.scratch, out)} tensors came out as they went in")
     finally:
         shutil.rmtree(flags.scratch, ignore_errors=True)
