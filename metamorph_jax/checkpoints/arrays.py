@@ -188,7 +188,7 @@ class StoredArray:
     def __init__(self, folder: Path, store: Any):
         self._folder, self._store = folder, store
         self.shape, self.dtype = tuple(store.shape), store.dtype.numpy_dtype
-        self.block = tuple(store.chunk_layout.read_chunk.shape)
+        self.block = tuple(store.chunk_layout.read_chunk.shape or ())  # a scalar has none
 
     def read(self, index: Index) -> np.ndarray:
         """Returns the part at `index`; see `open_blocks`."""

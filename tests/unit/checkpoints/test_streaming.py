@@ -18,13 +18,15 @@ from metamorph_jax.errors import UserError
 from tests.unit.checkpoints.examples import make_meta
 
 PARAMS = {
+    "contrastive": {"logit_scale": np.asarray(2.5, np.float32)},
     "language_model": {
         "blocks": {"kernel": np.arange(5 * 12 * 8, dtype=np.float32).reshape(5, 12, 8)},
         "embed": {"embedding": np.arange(40 * 6, dtype=np.float32).reshape(40, 6)},
         "norm": {"scale": np.ones(3, jnp.bfloat16)},
-    }
+    },
 }
 NAMED = {
+    "contrastive/logit_scale": PARAMS["contrastive"]["logit_scale"],
     "language_model/blocks/kernel": PARAMS["language_model"]["blocks"]["kernel"],
     "language_model/embed/embedding": PARAMS["language_model"]["embed"]["embedding"],
     "language_model/norm/scale": PARAMS["language_model"]["norm"]["scale"],
