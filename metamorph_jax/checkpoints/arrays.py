@@ -127,7 +127,7 @@ def write_blocks(
                 raise InterruptedError("the writing of the checkpoint was stopped")
             spec = tensorstore.Spec(tspec)
             store = tensorstore.open(spec, create=True, open=True, context=ts_context).result()
-            places = blocks(store.shape, store.chunk_layout.write_chunk.shape)
+            places = blocks(store.shape, store.chunk_layout.write_chunk.shape or ())
             parts = ((index, value.reader.read(index)) for index in places)
             with contextlib.closing(one_ahead(parts)) as ahead:
                 for index, part in ahead:
