@@ -95,7 +95,7 @@ class TorchDecoder:
         self._llama = LlamaForCausalLM(hf).eval()
         own = {name: tensor for name, tensor in tensors.items() if name in self._llama.state_dict()}
         self._llama.load_state_dict(own, strict=True)
-        self._projector = _mlp(tensors, "mm_projector")
+        self._projector = _mlp(tensors, "model.mm_projector")
         self._vision_head = _mlp(tensors, "vision_head")
 
     def embed(self, tokens: list[int]) -> torch.Tensor:
