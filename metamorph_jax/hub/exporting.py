@@ -13,6 +13,7 @@ from typing import Protocol
 import einops
 import numpy as np
 
+from metamorph_jax.checkpoints.arrays import BlockReader, Index
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.errors import UserError
 from metamorph_jax.hub.copying import contiguous
@@ -22,25 +23,18 @@ from metamorph_jax.hub.table import LAYER, Row, Table, row_sizes
 from metamorph_jax.hub.tensor_writer import TensorToWrite
 from metamorph_jax.hub.vocabulary import RunningMean
 
-Index = tuple[slice, ...]
 OnCast = Callable[[str, np.ndarray], None]
 
 
-class Readable(Protocol):
-    """A parameter that is read in parts; those of shape `block` are read fastest."""
+class StoredReader(BlockReader, Protocol):
+    """A parameter of a checkpoint; parts of shape `block` are read fastest."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
     block: tuple[int, ...]
-
-    def read(self, index: Index) -> np.ndarray:
-        """Returns the part at `index`, one slice per dimension."""
-        ...
 
 
 def tensors_to_write(
     config: ModelConfig,
-    params: Mapping[str, Readable],
+    params: Mapping[str, StoredReader],
     layout: str,
     dtype: np.dtype | None,
     vocab_size: int | None = None,
@@ -91,7 +85,7 @@ def tensor_shapes(config: ModelConfig, part: str, layout: str) -> dict[str, tupl
 def _tensor(
     table: Table,
     row: Row,
-    param: Readable,
+    param: StoredReader,
     layer: int,
     dtype: np.dtype | None,
     vocab_size: int | None,
