@@ -28,9 +28,11 @@ CORE = [
     "tokenizers",
     "transformers>=5.0",
 ]
-VISUALIZER = ["diffusers>=0.42", "torch>=2.13"]  # training needs no PyTorch
+VISUALIZER = ["accelerate>=1.15", "diffusers>=0.42", "torch>=2.13"]  # training needs no PyTorch
 EXPORT = ["torch>=2.13"]  # to run exported classes from here; writing them does not need it
 REPORT = ["matplotlib", "scikit-learn", "scipy"]
+# The compiler for TPUs, in the release that the installed jax asks for; no TPU is needed.
+PLAN = ["jax[tpu]; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 DEV = ["beartype", "hypothesis", "pytest", "pytest-xdist", "ruff"]
 
 setup(
@@ -44,7 +46,8 @@ setup(
         "visualizer": VISUALIZER,
         "export": EXPORT,
         "report": REPORT,
+        "plan": PLAN,
         "dev": DEV,
-        "all": VISUALIZER + REPORT + DEV,
+        "all": VISUALIZER + REPORT + PLAN + DEV,
     },
 )
