@@ -74,10 +74,21 @@ def _inspect(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
 def _import(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
     from metamorph_jax.config.loading import load_recipe
     from metamorph_jax.hub.inspecting import describe_model
-    from metamorph_jax.hub.to_checkpoint import Plan, import_checkpoint, infer_plan, num_bytes
+    from metamorph_jax.hub.importing import DECODER
+    from metamorph_jax.hub.to_checkpoint import (
+        TOWER,
+        Plan,
+        check_holds,
+        import_checkpoint,
+        infer_plan,
+        num_bytes,
+    )
 
     if (flags.model is None) == (flags.llm is None):
         raise UserError("name what to import: --llm=DIR and --vision=DIR, or --model=DIR")
+    for flag, path, part in (("--llm", flags.llm, DECODER), ("--vision", flags.vision, TOWER)):
+        if path is not None:
+            check_holds(flag, path, part)
     folders = [path for path in (flags.model, flags.llm, flags.vision) if path is not None]
     if flags.config is None:
         plan = infer_plan(folders, flags.out)

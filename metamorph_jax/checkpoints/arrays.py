@@ -24,7 +24,8 @@ from metamorph_jax.errors import UserError
 from metamorph_jax.trees import unflatten
 
 STATE_FOLDER = "state"
-_CHUNK_BYTES = 128 * 2**20  # stored arrays are cut into such pieces, to be read in parts
+_CHUNK_BYTES = 16 * 2**20  # stored arrays are cut into such pieces, to be read in parts; memory for
+# larger ones would come fresh from the system every time, which costs more than reading
 
 Index = tuple[slice, ...]
 

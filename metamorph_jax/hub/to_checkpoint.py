@@ -145,6 +145,19 @@ def _usual_template(tokenizer: Tokenizer, model: ModelConfig) -> str:
     return "qwen" if "<|im_start|>" in tokenizer.names else "v1"
 
 
+def check_holds(flag: str, folder: Path, part: str) -> None:
+    """Checks that the folder that a flag names has the part that the flag asks for.
+
+    Raises:
+        UserError: it has not: two flags were exchanged, say.
+    """
+    if is_run(folder):
+        return
+    found = open_folder(folder).parts
+    if part not in found:
+        raise UserError(f"{flag}={folder}: expected a {part} in it, found {' and '.join(found)}")
+
+
 def num_bytes(model: ModelConfig) -> int:
     """Returns the size of a model's parameters, vocabulary padding included."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_params(model)))
