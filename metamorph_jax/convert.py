@@ -73,8 +73,8 @@ def _inspect(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def _import(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
     from metamorph_jax.config.loading import load_recipe
-    from metamorph_jax.hub.inspecting import describe_model
     from metamorph_jax.hub.importing import DECODER
+    from metamorph_jax.hub.inspecting import describe_model
     from metamorph_jax.hub.to_checkpoint import (
         TOWER,
         Plan,

@@ -24,7 +24,7 @@ IMAGE_TOKEN = "<image>"
 _VOCAB_MULTIPLE = 64  # that Hugging Face's own conversions pad a grown vocabulary to
 
 
-class Placeholder(NamedTuple):
+class ImageToken(NamedTuple):
     """The token that stands for one visual token in the ids.
 
     Attributes:
@@ -40,7 +40,7 @@ class Placeholder(NamedTuple):
     vocab_size: int
 
 
-def choose_placeholder(config: ModelConfig, tokenizer: Tokenizer) -> Placeholder:
+def choose_image_token(config: ModelConfig, tokenizer: Tokenizer) -> ImageToken:
     """Returns the placeholder: the tokenizer's "<image>", a reserved token, or a new "<image>".
 
     A vocabulary without room for it grows by rows that are the mean of the others, as new tokens
@@ -49,10 +49,10 @@ def choose_placeholder(config: ModelConfig, tokenizer: Tokenizer) -> Placeholder
     rows, names = config.llm.vocab_size, tokenizer.names
     known = IMAGE_TOKEN if IMAGE_TOKEN in names else reserved_token(tokenizer)
     if known is not None:
-        return Placeholder(known, names[known], False, rows)
+        return ImageToken(known, names[known], False, rows)
     if tokenizer.vocab_size >= rows:
         rows = -(-(tokenizer.vocab_size + 1) // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
-    return Placeholder(IMAGE_TOKEN, tokenizer.vocab_size, True, rows)
+    return ImageToken(IMAGE_TOKEN, tokenizer.vocab_size, True, rows)
 
 
 def check_exportable(config: ModelConfig) -> None:
@@ -99,7 +99,7 @@ def llava_files(
         UserError: LLaVA's class or a chat template cannot be what was trained.
     """
     check_exportable(config)
-    placeholder, vision = choose_placeholder(config, tokenizer), config.vision
+    placeholder, vision = choose_image_token(config, tokenizer), config.vision
     special, stop = tokenizer.special, stop_ids(template, tokenizer)
     keeps_all = vision.family == "siglip" or vision.cls_policy == "cls_patch"
     strategy = "full" if keeps_all else "default"

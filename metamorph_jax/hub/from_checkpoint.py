@@ -180,7 +180,7 @@ def _contents(trained: Trained, dtype: np.dtype | None, on_cast: OnCast) -> _Con
     else:
         unused = _unused(trained.folder, dtype, on_cast)
         has_unused = any(own.startswith(_NORM) for own in unused)
-        placeholder = export_llava.choose_placeholder(model, trained.tokenizer)
+        placeholder = export_llava.choose_image_token(model, trained.tokenizer)
         files = export_llava.llava_files(
             model, trained.tokenizer, template, run.last_data.image_geometry, name, has_unused
         )

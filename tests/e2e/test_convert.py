@@ -352,7 +352,7 @@ def test_the_lines_of_the_card_load_the_folder(world, tmp_path, checkpoint, kind
 def test_mistakes(world, tmp_path):
     with pytest.raises(UserError, match="name what to import"):
         run("hf-to-orbax", f"--out={tmp_path / 'x'}")
-    swapped = (f"--llm={world / 'vision'}", f"--vision={world / 'llm'}", f"--out={tmp_path / 'out'}")
+    swapped = [f"--llm={world / 'vision'}", f"--vision={world / 'llm'}", f"--out={tmp_path / 'x'}"]
     with pytest.raises(UserError, match="expected a language_model in it, found vision_tower"):
         run("hf-to-orbax", *swapped)
     with pytest.raises(UserError, match="expected one whole model, or one decoder and one vision"):
