@@ -184,17 +184,22 @@ class MeshConfig:
         data: replicas that see different rows.
         fsdp: devices that share parameters and optimiser state, and see different rows.
         tensor: devices that share each matrix product.
+        context: devices that share each row: every one has some of its positions (and its share of
+            parameters, as of `fsdp`).
     """
 
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
+    context: int = 1
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
-        sizes = (self.data, self.fsdp, self.tensor)
+        sizes = (self.data, self.fsdp, self.context, self.tensor)
         if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-            return [f"(data, fsdp, tensor)={sizes}: positive numbers, or -1 once, were expected"]
+            return [
+                f"(data, fsdp, context, tensor)={sizes}: positive numbers, or -1 once, were expected"
+            ]
         return []
 
 
