@@ -46,7 +46,7 @@ def make_setup(
     mesh = create_mesh(MeshConfig(**sizes), jax.devices()[: math.prod(mesh)])
     selection = select(abstract_params(model), stage.trained, stage.excluded, token_rows)
     optimizer = stage_optimizer(stage, selection, abstract_params(model))
-    layout = state_layout(model, selection, optimizer, mesh)
+    layout = state_layout(model, selection, optimizer, mesh, frozen_dtype=stage.frozen_dtype)
     with jax.set_mesh(mesh):
         state = create_state(create_params(model, 0, mesh), selection, optimizer, layout)
         step = make_train_step(model, stage, selection, optimizer, layout, mesh)

@@ -25,7 +25,7 @@ from metamorph_jax.sharding.rules import DEFAULT_RULES, spec_for
 from metamorph_jax.typing import Array, Float, Int
 
 _CONTEXT = "context"  # the mesh axis that positions are split over
-_SCAN_ABOVE = 8192  # positions; up to there, eight blocks with all scores of each fit and are faster
+SCAN_ABOVE = 8192  # positions; up to there, eight blocks with all scores of each fit and are faster
 _QUERY = ("batch", "length", "heads", "head_dim")
 _KEY = ("batch", "length", "kv_heads", "head_dim")
 
@@ -55,7 +55,7 @@ def attend(
         return checkpoint_name(mixed, ATTENTION_NAME)
     num_context = 1 if mesh.empty or length % mesh.shape[_CONTEXT] else mesh.shape[_CONTEXT]
     is_plain = backend in ("auto", "chunked")
-    if is_plain and num_context == 1 and length <= _SCAN_ABOVE:
+    if is_plain and num_context == 1 and length <= SCAN_ABOVE:
         mixed = causal_attention(query, key, value, segment_ids)
         return checkpoint_name(mixed, ATTENTION_NAME)
     key, value = _with_enough_heads(mesh, query.shape[2], key, value)

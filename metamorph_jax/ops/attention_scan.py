@@ -104,9 +104,7 @@ def _backward(saved, cotangent):
             back = _mix("BKGtH,BKsH->BKGts", slope, blocks.value[block])
             bend = (weights * (back - shift[..., None]) * scale).astype(query.dtype)
             grad_query += _mix("BKGts,BKsH->BKGtH", bend, blocks.key[block])
-            grad_key = grad_key.at[block].add(
-                _mix("BKGts,BKGtH->BKsH", bend, blocks.query[index])
-            )
+            grad_key = grad_key.at[block].add(_mix("BKGts,BKGtH->BKsH", bend, blocks.query[index]))
             return grad_query, grad_key, grad_value
 
         start = (jnp.zeros(slope.shape, jnp.float32), *carry)
@@ -152,10 +150,7 @@ def _num_key_blocks(blocks: _Blocks, index):
 
 
 def _cut(query, key, value, query_segments, key_segments, first) -> _Blocks:
-    queries, keys = (
-        min(_BLOCK, query.shape[1]),
-        min(_BLOCK, key.shape[1]),
-    )
+    queries, keys = min(_BLOCK, query.shape[1]), min(_BLOCK, key.shape[1])
     query_ids = _padded(query_segments, queries)
     key_ids = _padded(key_segments, keys)
     return _Blocks(
@@ -185,7 +180,7 @@ def _join_keys(x: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "
     return einops.rearrange(x, "n B K s H -> B (n s) K H")[:, : shape[1]]
 
 
-def _padded(x: Shaped[Array, "B T ..."], size: int) -> Shaped[Array, "B T ..."]:
+def _padded(x: Shaped[Array, "B T ..."], size: int) -> Shaped[Array, "B padded ..."]:
     """Returns `x` with zeros behind it, up to a multiple of `size` places."""
     wide = [(0, 0)] * x.ndim
     wide[1] = (0, -x.shape[1] % size)

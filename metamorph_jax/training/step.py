@@ -41,7 +41,9 @@ def make_train_step(
     """
     choice = attention_backend(model, stage, mesh)
     if choice is not None:
-        model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, attention=choice.name))
+        model = dataclasses.replace(
+            model, llm=dataclasses.replace(model.llm, attention=choice.name)
+        )
     check_offload(model, mesh)
     gradients = make_gradients(model, stage, selection, num_batch_shards(mesh))
     schedule = make_schedule(stage.optimizer, stage.total_steps, stage.global_batch_size)
