@@ -140,7 +140,7 @@ def prepare_stage(
     stage = config.stages[index]
     selection = stage_selection(config, stage, tokenizer)
     optimizer = stage_optimizer(stage, selection, abstract_params(config.model))
-    layout = state_layout(config.model, selection, optimizer, mesh)
+    layout = state_layout(config.model, selection, optimizer, mesh, frozen_dtype=stage.frozen_dtype)
     return Stage(
         config=stage,
         first_step=first_steps(config)[index],
