@@ -33,7 +33,7 @@ LLM = LlamaConfig(
     embed_dim=64,
     mlp_dim=128,
 )
-NUM_ROWS, LENGTH, NUM_STEPS = 2, 64, 3
+NUM_ROWS, LENGTH, NUM_STEPS = 2, 1024, 3
 SAME_LOSS, GOAL = 1e-5, 0.25
 STAGE = StageConfig(
     name="bench",
