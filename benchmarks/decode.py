@@ -20,6 +20,7 @@ visual tokens.)
 """
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 
@@ -37,41 +38,53 @@ from metamorph_jax.hub import metamorph
 from metamorph_jax.models.init import init_params
 from metamorph_jax.models.stack import unstack_blocks
 
-PROMPT_TOKENS, VISUAL_TOKENS, GOAL, BATCH_GOAL = 256, 64, 12.0, 30.0
+PROMPT_TOKENS, QUICK_PROMPT_TOKENS, VISUAL_TOKENS = 256, 16, 64
+GOAL, BATCH_GOAL = 12.0, 30.0
 IMAGE_START, IMAGE_END, STOP_IDS = 318, 319, (316, 317)
 NUM_FREE = 16  # visual tokens compared when both sides run freely
 # Unit vectors of float32 after four blocks: rounding of order 1e-6, with room for other machines.
 TOLERANCE = 1e-5
-LLM = llm_preset(
-    "digits", num_layers=8, num_heads=8, num_kv_heads=8, head_dim=64, embed_dim=512, mlp_dim=1408
-)
-CONFIG = ModelConfig(
-    llm=LLM,
-    vision=vision_preset("digits"),
-    visual_tokens=VisualTokensConfig(num_tokens=VISUAL_TOKENS),
-)
 RULES = Rules(IMAGE_START, IMAGE_END, STOP_IDS, max_new_tokens=VISUAL_TOKENS + 2, max_images=1)
 
 
-def make_ours(params: dict, num_rows: int = 1) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-    """Returns a function that decodes and returns (steps, visual tokens) of the first row."""
-    rng = np.random.default_rng(0)
-    first = rng.integers(0, 300, (1, PROMPT_TOKENS), dtype=np.int32)
-    more = rng.integers(0, 300, (num_rows - 1, PROMPT_TOKENS), dtype=np.int32)
-    size = CONFIG.vision.image_size
+def make_config(quick: bool) -> ModelConfig:
+    """Returns the model; if quick, one as small as the demos'."""
+    wide = {"num_layers": 8, "num_heads": 8, "num_kv_heads": 8, "head_dim": 64}
+    wide |= {"embed_dim": 512, "mlp_dim": 1408}
+    return ModelConfig(
+        llm=llm_preset("digits", **({} if quick else wide)),
+        vision=vision_preset("digits"),
+        visual_tokens=VisualTokensConfig(num_tokens=VISUAL_TOKENS),
+    )
+
+
+def make_ours(
+    config: ModelConfig, params: dict, prompt: list[int], num_rows: int = 1
+) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+    """Returns a function that decodes and returns (steps, visual tokens) of the first row.
+
+    Args:
+        config: of the model.
+        params: of the model.
+        prompt: of the first row; the others are random ones of its length.
+        num_rows: prompts at once.
+    """
+    first, length = np.array([prompt], np.int32), len(prompt)
+    more = np.random.default_rng(1).integers(0, 300, (num_rows - 1, length), dtype=np.int32)
+    size = config.vision.image_size
     prompts = PromptBatch(
         tokens=np.concatenate([first, more]),
-        visual_index=np.full((num_rows, PROMPT_TOKENS), -1, np.int32),
-        lengths=np.full(num_rows, PROMPT_TOKENS, np.int32),
+        visual_index=np.full((num_rows, length), -1, np.int32),
+        lengths=np.full(num_rows, length, np.int32),
         limits=np.full(num_rows, RULES.max_new_tokens, np.int32),
         images=np.zeros((num_rows, 0, size, size, 3), np.uint8),
     )
     params = unstack_blocks(params)
     # With no id allowed as text, all that a random model can say is one image.
-    allowed = np.zeros(CONFIG.llm.padded_vocab_size, bool)
+    allowed = np.zeros(config.llm.padded_vocab_size, bool)
 
     def run():
-        result = decode_prompts(CONFIG, RULES, params, prompts, allowed, GREEDY)
+        result = decode_prompts(config, RULES, params, prompts, allowed, GREEDY)
         steps, visual, _ = jax.device_get(tuple(result))
         return steps[0], visual[0][steps[0] < 0]
 
@@ -81,10 +94,10 @@ def make_ours(params: dict, num_rows: int = 1) -> Callable[[], tuple[np.ndarray,
 class TorchDecoder:
     """The same model in eager torch, without a cache."""
 
-    def __init__(self, params: dict):
-        weights = metamorph.to_hf(jax.device_get(params), CONFIG)
+    def __init__(self, config: ModelConfig, params: dict):
+        weights = metamorph.to_hf(jax.device_get(params), config)
         tensors = {name: torch.from_numpy(value.copy()) for name, value in weights.items()}
-        self._llama = torch_llama(CONFIG.llm, params["language_model"]).eval()
+        self._llama = torch_llama(config.llm, params["language_model"]).eval()
         self._projector = _mlp(tensors, "model.mm_projector")
         self._vision_head = _mlp(tensors, "vision_head")
 
@@ -170,19 +183,24 @@ def choose_torch_threads(decode: Callable[[], object]) -> None:
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one measurement, torch unhurried")
+    parser.add_argument("--quick", action="store_true", help="a tiny model: shows that it runs")
     parser.add_argument("--repeats", type=int, default=5, help="of each measurement")
     parser.add_argument("--rows", type=int, default=16, help="prompts of the batched measurement")
     flags = parser.parse_args()
     repeats = 1 if flags.quick else flags.repeats
-    params = init_params(CONFIG, jax.random.key(0))
-    prompt = np.random.default_rng(0).integers(0, 300, PROMPT_TOKENS).tolist()
-    single, batched, theirs = make_ours(params), make_ours(params, flags.rows), TorchDecoder(params)
+    torch.set_num_threads(1)
+    config = make_config(flags.quick)
+    params = init_params(config, jax.random.key(0))
+    num_tokens = QUICK_PROMPT_TOKENS if flags.quick else PROMPT_TOKENS
+    prompt = np.random.default_rng(0).integers(0, 300, num_tokens).tolist()
+    single, batched = (make_ours(config, params, prompt, rows) for rows in (1, flags.rows))
+    theirs = TorchDecoder(config, params)
     print_versions("jax", "flax", "torch", "transformers")
     print(jax.default_backend())
     check_parity(single(), theirs, prompt)
     check_parity(batched(), theirs, prompt)
     if not flags.quick:
+        torch.set_num_threads(os.cpu_count())
         choose_torch_threads(lambda: theirs.decode(prompt))
     runs = {"torch": lambda: theirs.decode(prompt), "one": single, "batch": batched}
     times = median_seconds(runs, repeats)
