@@ -28,8 +28,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/decode.py
-	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/all.py
 
 # Exports under other releases of transformers, each installed into an environment of its own.
 releases: $(STAMP)

@@ -33,3 +33,9 @@ def print_goal(name: str, value: float, goal: float, form: str = "{:.2f}x") -> N
     """Prints a measured value beside the least it should be."""
     reached = "reached" if value >= goal else "NOT reached"
     print(f"{name:58s} {form.format(value):>9s}   goal >= {form.format(goal)}: {reached}")
+
+
+def print_at_most(name: str, value: float, goal: float, form: str = "{:.2f}x") -> None:
+    """Prints a measured value beside the most it should be."""
+    reached = "reached" if value <= goal else "NOT reached"
+    print(f"{name:58s} {form.format(value):>9s}   goal <= {form.format(goal)}: {reached}")

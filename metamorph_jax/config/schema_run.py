@@ -109,7 +109,7 @@ class LossConfig:
     visual: Literal["cosine", "l1", "softmax"] = "cosine"
     visual_weight: float = 1.0
     mean_over: Literal["global_batch", "micro_batch"] = "global_batch"
-    vocab_chunk_size: int = 16384
+    vocab_chunk_size: int = 8192
     reconstruction_weight: float = 0.0
 
     def problems(self) -> list[str]:

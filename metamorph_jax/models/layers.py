@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from metamorph_jax.ops.linear import linear
 from metamorph_jax.typing import Array, Float, Int
 
 Initializer = jax.nn.initializers.Initializer
@@ -78,7 +79,10 @@ class Linear(nn.Module):
         num_summed = sum(letter in inputs for letter in kernel_letters)
         # Not `jnp.einsum`: it sums over "NH" in alphabetical order, for which the compiler then
         # transposes the kernel at every call.
-        y = jnp.tensordot(*operands, num_summed, preferred_element_type=self.result_dtype)
+        if self.result_dtype is None:
+            y = linear(*operands, num_summed)
+        else:
+            y = jnp.tensordot(*operands, num_summed, preferred_element_type=self.result_dtype)
         if self.bias_init is None:
             return y
         kept = [i for i, letter in enumerate(kernel_letters) if letter in outputs]

@@ -16,7 +16,7 @@ def text_loss_per_token(
     targets: Int[Array, "B T"],
     *,
     vocab_size: int,
-    chunk_size: int = 16384,
+    chunk_size: int = 8192,
 ) -> Float[Array, "B T"]:
     """Returns -log p(target) at every position, in float32.
 
@@ -37,7 +37,7 @@ def text_loss(
     mask: Bool[Array, "B T"],
     *,
     vocab_size: int,
-    chunk_size: int = 16384,
+    chunk_size: int = 8192,
 ) -> RowSums:
     """Returns the summed loss and the number of answer tokens, per row.
 

@@ -17,8 +17,35 @@ def run(name, *options):
     return done.stdout
 
 
+def goals(output):
+    """Returns the lines with a goal."""
+    return [line for line in output.splitlines() if "goal" in line]
+
+
 def test_decode_benchmark():
-    assert run("decode.py", "--repeats=1").count("parity") == 2
+    output = run("decode.py", "--quick", "--rows=2")
+    assert output.count("parity") == 4  # one prompt and two, running freely and along
+    assert len(goals(output)) == 2
+
+
+def test_quick_train_step_benchmark():
+    output = run("train_step.py", "--quick", "--threads=1")
+    assert output.count("parity  loss of step") == 4
+    assert "calibrated" in output and len(goals(output)) == 1
+
+
+def test_quick_cross_entropy_benchmark():
+    output = run("cross_entropy.py", "--quick")
+    assert output.count("parity") == 2
+    # Memory does not depend on time, so it must reach its goal here, too.
+    memory, time = goals(output)
+    assert memory.startswith("temporaries") and memory.endswith(": reached")
+    assert time.startswith("whole step")
+
+
+def test_quick_compile_time_benchmark():
+    output = run("compile_time.py", "--quick")
+    assert output.count("parity  loss of step") == 3 and len(goals(output)) == 1
 
 
 def test_quick_data_benchmark():
