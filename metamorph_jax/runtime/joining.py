@@ -24,6 +24,7 @@ _JOIN_SECS = 300
 _REMIND_SECS = 20
 _SHUTDOWN_SECS = 120
 EXIT_LOST = 1
+_GRACE_SECS = 3  # for others with the same error; without process 0, jax ends them before they tell
 
 _WITNESS = "import sys; sys.stdin.buffer.read(1) or sys.stderr.write(sys.argv[1])"
 _LOST = (
@@ -31,6 +32,7 @@ _LOST = (
     "checkpoint.\n"
 )
 _witness: subprocess.Popen | None = None
+_is_coordinator = False
 
 
 @contextlib.contextmanager
@@ -69,6 +71,8 @@ def leave(error: BaseException) -> None:
         traceback.print_exception(error)
     sys.stdout.flush()
     sys.stderr.flush()
+    if _is_coordinator and not is_lost(error):
+        time.sleep(_GRACE_SECS)
     _say_goodbye()
     os._exit(1 if code is None else code)
 
@@ -88,6 +92,7 @@ def _join(place: Place) -> None:
     # Collectives between CPU processes; no accelerator looks at it.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     print(f"{place.describe()} on {socket.gethostname()}: joining the others", flush=True)
+    global _is_coordinator
     how = "deactivate" if place.coordinator else None
     with _Deadline(place, _JOIN_SECS):
         jax.distributed.initialize(
@@ -100,6 +105,7 @@ def _join(place: Place) -> None:
             heartbeat_timeout_seconds=SILENCE_SECS,
             shutdown_timeout_seconds=_SHUTDOWN_SECS,
         )
+    _is_coordinator = jax.process_index() == 0
 
 
 class _Deadline:
