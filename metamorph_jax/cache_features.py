@@ -18,6 +18,7 @@ writes the one file that the visualizer is trained on: the tensor "features", fl
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,9 +57,13 @@ def main(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         parser.parse_args(argv)
     from metamorph_jax.config.overrides import split_arguments
+    from metamorph_jax.runtime.compile_cache import keep_compiled
+    from metamorph_jax.runtime.environment import check_alone
 
     overrides, rest = split_arguments(argv)
     flags = parser.parse_args(rest)
+    check_alone(os.environ, "cache_features")
+    keep_compiled()
     if (flags.config is None) == (flags.jsonl is None):
         parser.error("give --config for training, or --jsonl for the visualizer")
     if flags.config is not None:

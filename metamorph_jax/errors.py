@@ -48,22 +48,26 @@ def run_main(main: Callable[[list[str]], int | None], argv: list[str] | None = N
     debug = "--debug" in arguments
     try:
         code = main([argument for argument in arguments if argument != "--debug"])
-    except UserError as error:
-        if debug:
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        code = None if debug else report(error)
+        if code is None:
             raise
-        print(f"error: {visible(error)}", file=sys.stderr)
-        code = 2
-    except OSError as error:
-        if debug or (error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT)):
-            raise
-        print(f"error: {visible(_file_trouble(error))}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print("interrupted", file=sys.stderr)
-        code = 130
     sys.exit(code or 0)
+
+
+def report(error: BaseException) -> int | None:
+    """Prints what a user can fix and returns the exit code; None: it is none of that, but a bug."""
+    if isinstance(error, UserError):
+        print(f"error: {visible(error)}", file=sys.stderr)
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 130
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError) and (is_full or error.filename is not None):
+        print(f"error: {visible(_file_trouble(error))}", file=sys.stderr)
+        return 2
+    return None
 
 
 def _file_trouble(error: OSError) -> str:

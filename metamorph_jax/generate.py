@@ -10,6 +10,7 @@ predicted) and, with a visualizer, one PNG file per picture. Read `decoding/gene
 import argparse
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,11 @@ def main(argv: list[str]) -> int:
     # Heavy imports come after parsing, so that --help and typing mistakes answer at once.
     from metamorph_jax.checkpoints.folders import find_checkpoints
     from metamorph_jax.decoding.generator import Generator, Prompt, Sampling
+    from metamorph_jax.runtime.compile_cache import keep_compiled
+    from metamorph_jax.runtime.environment import check_alone
 
+    check_alone(os.environ, "generate")
+    keep_compiled()
     sampling = Sampling(
         max_new_tokens=flags.max_new_tokens,
         temperature=flags.temperature,

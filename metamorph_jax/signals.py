@@ -59,6 +59,10 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signal_name is not None
 
+    def ask(self, signal_name: str) -> None:
+        """Sets the flag as if the signal had arrived here, as it did in another process."""
+        self.signal_name = self.signal_name or signal_name
+
     def _handle(self, number: int, frame: object) -> None:
         if self.signal_name is not None:
             os._exit(128 + number)

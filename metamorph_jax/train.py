@@ -5,8 +5,12 @@ Other leaves of the recipe are set with `--config.path.to.key=value`. Read `trai
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metamorph_jax.errors import UserError, run_main
+
+if TYPE_CHECKING:
+    from metamorph_jax.config.schema_run import RunConfig
 
 
 def main(argv: list[str]) -> int:
@@ -23,6 +27,9 @@ def main(argv: list[str]) -> int:
         "--resume", default="auto", help="auto (default), never, must, or a step number"
     )
     parser.add_argument("--max_steps", type=int, help="stop after this many steps in all")
+    parser.add_argument(
+        "--profile", help="FIRST:LAST: trace these steps of the run into WORKDIR/profile (xprof)"
+    )
     parser.add_argument(
         "--print_config", action="store_true", help="print the resolved recipe and exit"
     )
@@ -50,10 +57,21 @@ def main(argv: list[str]) -> int:
 
         dry_run(config)
         return 0
+    from metamorph_jax.runtime.compile_cache import keep_compiled
+    from metamorph_jax.runtime.joining import joined
+
+    keep_compiled()
+    with joined():
+        return _train(config, flags)
+
+
+def _train(config: "RunConfig", flags: argparse.Namespace) -> int:
+    from metamorph_jax.runtime.profile import parse_span
     from metamorph_jax.training.loop import train
 
     workdir = flags.workdir or Path("runs") / config.name
-    return train(config, workdir, resume=flags.resume, max_steps=flags.max_steps)
+    span = parse_span(flags.profile) if flags.profile else None
+    return train(config, workdir, resume=flags.resume, max_steps=flags.max_steps, profile=span)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from metamorph_jax.checkpoints import folders
 from metamorph_jax.checkpoints.manifest import MANIFEST_FILE, DamagedCheckpointError, verify
 from metamorph_jax.errors import UserError
+from metamorph_jax.runtime.agreement import from_first
 
 _logger = logging.getLogger(__name__)
 _NO_STEP = -1
@@ -46,7 +45,7 @@ class Selector:
                 choice = _NO_STEP if found is None else found
             except UserError as error:
                 refusal, choice = error, _REFUSED
-        choice = broadcast(choice)
+        choice = from_first(choice)
         if choice == _REFUSED:
             raise refusal or UserError(f"{self._directory}: process 0 refused; its log says why")
         return None if choice == _NO_STEP else folders.folder_of(self._directory, choice)
@@ -109,13 +108,6 @@ def complete_steps(directory: Path) -> list[int]:
         for step in folders.final_steps(directory)
         if (folders.folder_of(directory, step) / MANIFEST_FILE).exists()
     ]
-
-
-def broadcast(value: int) -> int:
-    """Returns process 0's `value` in every process (which all must call this)."""
-    if jax.process_count() == 1:
-        return value
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def _signatures(folder: Path) -> Iterator[tuple]:

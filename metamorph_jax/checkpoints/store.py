@@ -22,7 +22,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from metamorph_jax.checkpoints import folders
@@ -30,13 +29,22 @@ from metamorph_jax.checkpoints.arrays import ArrayWriter, load_orbax, read_array
 from metamorph_jax.checkpoints.manifest import read_manifest, write_durably, write_manifest
 from metamorph_jax.checkpoints.metadata import CheckpointMeta
 from metamorph_jax.checkpoints.naming import ArraySpec, array_specs, check_same_arrays
-from metamorph_jax.checkpoints.selection import Selector, broadcast, complete_steps
+from metamorph_jax.checkpoints.selection import Selector, complete_steps
 from metamorph_jax.errors import UserError
+from metamorph_jax.runtime.agreement import exchange, from_first
 from metamorph_jax.trees import flatten
 
 _logger = logging.getLogger(__name__)
 META_FILE = "meta.json"
 PARAMS = "params/"
+
+
+class SaveError(UserError):
+    """A save that failed, and of which step."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class CheckpointStore:
@@ -66,7 +74,8 @@ class CheckpointStore:
         self._keep = keep
         self._selector = Selector(self.directory)
         self._thread: threading.Thread | None = None
-        self._failures: list[UserError] = []  # of the saves since the last one that succeeded
+        self._saving: int | None = None  # the step of a save that no process has waited for
+        self._failures: list[SaveError] = []  # of the saves since the last one that succeeded
         self._is_swept = False
         load_orbax()  # here, so that the first save does not stall the training loop
 
@@ -95,7 +104,8 @@ class CheckpointStore:
             raise self._failures[-1]
         named = flatten(state)
         specs = array_specs(named)
-        temporary = folders.temporary_folder_of(self.directory, step, broadcast(os.getpid()))
+        self._saving = step
+        temporary = folders.temporary_folder_of(self.directory, step, from_first(os.getpid()))
         try:
             self._make_folder(temporary)
             writer = ArrayWriter()
@@ -199,7 +209,7 @@ class CheckpointStore:
                 temporary.mkdir()
             except OSError as error:
                 problem = error
-        if broadcast(problem is not None):
+        if from_first(problem is not None):
             raise problem or OSError(f"process 0 could not make {temporary}")
 
     def _finish(
@@ -219,7 +229,6 @@ class CheckpointStore:
         except Exception as error:  # nobody called this; the next call of the store raises it
             self._abandon(temporary, error, specs, meta.step)
             return
-        self._failures.clear()
         if jax.process_index() == 0:
             self._retire(meta.step)
 
@@ -230,9 +239,10 @@ class CheckpointStore:
         is_full = is_disk_full(error)
         reason = self._room(specs) if is_full else f"{type(error).__name__}: {error}"
         shutil.rmtree(temporary, ignore_errors=True)
-        failure = UserError(
+        failure = SaveError(
             f"the checkpoint of step {step} was not saved in {self.directory}: {reason}. "
-            f"Complete and untouched there: {self.steps() or 'none'}"
+            f"Complete and untouched there: {self.steps() or 'none'}",
+            step,
         )
         failure.__cause__ = error
         self._failures.append(failure)
@@ -272,12 +282,20 @@ class CheckpointStore:
         self._is_swept = True
 
     def _join(self) -> None:
-        """Waits for the save in flight, in every process."""
+        """Waits for the save in flight, in every process; it is good only if it is in all."""
+        if self._saving is None:
+            return
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("metamorph_jax: checkpoint published")
+        step, self._saving = self._saving, None
+        own = [failure for failure in self._failures if failure.step == step]
+        failed = [index for index, text in enumerate(exchange(str(len(own)))) if text != "0"]
+        if not failed:
+            self._failures.clear()
+        elif not own:
+            message = f"the checkpoint of step {step} was not saved by process {failed[0]}"
+            self._failures.append(SaveError(f"{message}; its log says why", step))
 
 
 def _rebuild(abstract: PyTree, arrays: Mapping[str, jax.Array]) -> PyTree:

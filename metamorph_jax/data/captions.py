@@ -7,7 +7,7 @@ included.
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from metamorph_jax.data.faults import BadSample
 from metamorph_jax.data.geometry import Processor
 from metamorph_jax.data.images import GREY, Pixels
 from metamorph_jax.data.keyed_random import random_bits
-from metamorph_jax.data.loader import iterate_steps, process_rows
+from metamorph_jax.data.loader import iterate_steps, step_rows
 from metamorph_jax.data.media import Media
 from metamorph_jax.data.packing import epoch_order
 from metamorph_jax.data.pipeline import (
@@ -29,7 +29,13 @@ from metamorph_jax.data.pipeline import (
     check_sources,
     image_loaders,
 )
-from metamorph_jax.data.quarantine import Built, Finding, Quarantine, find_bad
+from metamorph_jax.data.quarantine import (
+    Built,
+    Finding,
+    Quarantine,
+    find_bad,
+    quarantine_file,
+)
 from metamorph_jax.data.records import Record
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.typing import Array, CaptionBatch, Integer
@@ -52,6 +58,7 @@ class CaptionData:
         pad_color: RGB of the padding if `data.image_geometry` is `pad`.
         processor: family of the tower.
         folder: where quarantine.jsonl is kept; None: nowhere.
+        process_index: of this process, for what each writes into a file of its own.
 
     Raises:
         UserError: a source cannot be read or is never shown.
@@ -70,6 +77,7 @@ class CaptionData:
         pad_color: tuple[int, int, int] = GREY,
         processor: Processor = "siglip",
         folder: Path | None = None,
+        process_index: int = 0,
     ):
         self.data, self.global_batch_size = data, global_batch_size
         self.image_size, self.shift_pixels = image_size, shift_pixels
@@ -79,7 +87,7 @@ class CaptionData:
         self._records = Records(data, self._key)
         self._weights = [source.weight for source in data.sources]
         check_epoch(data, self._records.sizes)
-        file = folder / "quarantine.jsonl" if folder else None
+        file = quarantine_file(folder, process_index) if folder else None
         paths = [source.path for source in data.sources]
         self.quarantine = Quarantine(
             paths, self._records.sizes, data.max_bad_fraction, file, self.fingerprint
@@ -128,28 +136,26 @@ class CaptionData:
         media, caption = image_and_caption(self._records[index])
         return self._loaders[self._records.source_of(index)].load(media, where), caption
 
-    def build(self, step: int, process_index: int = 0, process_count: int = 1) -> Built:
-        """Returns this process's part of the batch of a step, and what is bad in it."""
-        rows = process_rows(step, self.global_batch_size, process_index, process_count)
+    def build(self, step: int, places: Sequence[int] | None = None) -> Built:
+        """Returns rows of a step, all or those at some places in it, and what is bad in them."""
+        rows = step_rows(step, self.global_batch_size, places)
         built, findings = zip(*map(self._build_row, rows), strict=True)
         batch = {name: np.stack([row[name] for row in built]) for name in built[0]}
         return Built(batch, [finding for found in findings for finding in found])
 
-    def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> CaptionBatch:
-        """Returns this process's part of the batch of a step; bad samples take no part in it."""
-        return self.build(step, process_index, process_count).batch
+    def batch(self, step: int, places: Sequence[int] | None = None) -> CaptionBatch:
+        """Returns rows of a step, see `build`; bad samples take no part in it."""
+        return self.build(step, places).batch
 
     def batches(
-        self, start_step: int = 0, process_index: int = 0, process_count: int = 1
+        self, start_step: int = 0, places: Sequence[int] | None = None
     ) -> Iterator[CaptionBatch]:
         """Yields the batches of start_step, start_step + 1, ... without end, prepared ahead.
 
         Raises:
             UserError: a source has more bad samples than `data.max_bad_fraction` allows.
         """
-        build = functools.partial(
-            self.build, process_index=process_index, process_count=process_count
-        )
+        build = functools.partial(self.build, places=places)
         data = self.data
         steps = iterate_steps(
             build, start_step, data.num_workers, data.prefetch_batches, self._journal
@@ -158,7 +164,7 @@ class CaptionData:
 
     def sample_ids(self, step: int) -> list[str]:
         """Returns FILE:LINE of all examples in the global batch of a step."""
-        rows = process_rows(step, self.global_batch_size)
+        rows = step_rows(step, self.global_batch_size)
         return [self._records.where(self._example(row)) for row in rows]
 
     @functools.cached_property

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import grain
@@ -189,21 +189,19 @@ def _close_after_death(iterator: grain.DatasetIterator, death: _WorkerDied) -> N
     closing.join(_CLOSE_SECONDS if death.is_noticed else _CHECK_SECONDS)
 
 
-def process_rows(
-    step: int, global_batch_size: int, process_index: int = 0, process_count: int = 1
-) -> range:
-    """Returns the rows of a step that a process builds, counted from the start of the stage.
+def step_rows(
+    step: int, global_batch_size: int, places: Sequence[int] | None = None
+) -> Sequence[int]:
+    """Returns rows of a step, counted from the start of the stage.
 
-    Raises:
-        UserError: the rows cannot be shared equally.
+    Args:
+        step: of the stage.
+        global_batch_size: rows of a step, over all processes.
+        places: in the batch, of the rows that are wanted; None: all.
     """
-    size, rest = divmod(global_batch_size, process_count)
-    if rest:
-        raise UserError(
-            f"global_batch_size={global_batch_size} is no multiple of the {process_count} processes"
-        )
-    first = step * global_batch_size + process_index * size
-    return range(first, first + size)
+    first = step * global_batch_size
+    rows = range(first, first + global_batch_size)
+    return rows if places is None else [rows[place] for place in places]
 
 
 def _prepare_worker(slots: WorkerSlots, worker: int, num_workers: int) -> None:

@@ -25,10 +25,16 @@ from metamorph_jax.data.feature_loader import FeatureLoader
 from metamorph_jax.data.feature_store import FeatureStore
 from metamorph_jax.data.geometry import Processor
 from metamorph_jax.data.images import GREY, ImageLoader
-from metamorph_jax.data.loader import iterate_steps, process_rows
+from metamorph_jax.data.loader import iterate_steps, step_rows
 from metamorph_jax.data.packing import num_shown
 from metamorph_jax.data.plan import RowShape, Section, StagePlan, continue_sections
-from metamorph_jax.data.quarantine import Built, Finding, Quarantine, find_bad
+from metamorph_jax.data.quarantine import (
+    Built,
+    Finding,
+    Quarantine,
+    find_bad,
+    quarantine_file,
+)
 from metamorph_jax.data.rows import Filled, Slots, blank_example, build_rows, pixel_slots
 from metamorph_jax.data.sources import find_files
 from metamorph_jax.data.templates import Example
@@ -54,6 +60,7 @@ class TrainingData:
         pad_color: RGB of the padding if `data.image_geometry` is `pad`.
         processor: family of the tower.
         folder: where the table, the plan and quarantine.jsonl are kept; None: nowhere.
+        process_index: of this process, for what each writes into a file of its own.
         start_step: at which the stage goes on, if `sections` are given.
         sections: of the mixture, as far as they are known from before.
         on_progress: told how many examples of how many are measured.
@@ -76,6 +83,7 @@ class TrainingData:
         pad_color: tuple[int, int, int] = GREY,
         processor: Processor = "siglip",
         folder: Path | None = None,
+        process_index: int = 0,
         start_step: int = 0,
         sections: Sequence[Section] = (),
         on_progress: OnProgress | None = None,
@@ -95,7 +103,7 @@ class TrainingData:
         self.table = load_or_measure(
             self._examples, folder, data.num_workers, on_progress, look_again=start_step == 0
         )
-        file = folder / "quarantine.jsonl" if folder else None
+        file = quarantine_file(folder, process_index) if folder else None
         paths = [source.path for source in data.sources]
         self.quarantine = Quarantine(
             paths, records.sizes, data.max_bad_fraction, file, self.fingerprint
@@ -167,10 +175,10 @@ class TrainingData:
         loader = self._read[self._examples.records.source_of(index)]
         return example, loader.load_all(example.images, example.where)
 
-    def build(self, step: int, process_index: int = 0, process_count: int = 1) -> Built:
-        """Returns this process's rows of a step, and what is bad in them."""
+    def build(self, step: int, places: Sequence[int] | None = None) -> Built:
+        """Returns rows of a step, all or those at some places in it, and what is bad in them."""
         findings: list[Finding] = []
-        rows = self._rows(step, process_index, process_count)
+        rows = self._rows(step, places)
         batch = build_rows(
             [self._fill_row(row, findings) for row in rows],
             self._slots,
@@ -181,16 +189,14 @@ class TrainingData:
         )
         return Built(batch, findings)
 
-    def batch(self, step: int, process_index: int = 0, process_count: int = 1) -> Batch:
-        """Returns this process's rows of a step; the places of bad samples are empty."""
-        return self.build(step, process_index, process_count).batch
+    def batch(self, step: int, places: Sequence[int] | None = None) -> Batch:
+        """Returns rows of a step, see `build`; where a sample is bad, they are empty."""
+        return self.build(step, places).batch
 
-    def _rows(self, step: int, process_index: int = 0, process_count: int = 1) -> range:
-        return process_rows(step, self.global_batch_size, process_index, process_count)
+    def _rows(self, step: int, places: Sequence[int] | None = None) -> Sequence[int]:
+        return step_rows(step, self.global_batch_size, places)
 
-    def batches(
-        self, start_step: int = 0, process_index: int = 0, process_count: int = 1
-    ) -> Iterator[Batch]:
+    def batches(self, start_step: int = 0, places: Sequence[int] | None = None) -> Iterator[Batch]:
         """Yields the batches of start_step, start_step + 1, ... without end, prepared ahead.
 
         Bad samples are put into quarantine when the step that has them is reached. Close the
@@ -199,9 +205,7 @@ class TrainingData:
         Raises:
             UserError: a source has more bad samples than `data.max_bad_fraction` allows.
         """
-        build = functools.partial(
-            self.build, process_index=process_index, process_count=process_count
-        )
+        build = functools.partial(self.build, places=places)
         data = self.data
         steps = iterate_steps(
             build, start_step, data.num_workers, data.prefetch_batches, self._journal

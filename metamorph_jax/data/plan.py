@@ -163,7 +163,9 @@ class StagePlan:
         for file in self._folder.glob("rows-*.npy"):
             if not any(file.name in epoch["files"] for epoch in epochs):
                 file.unlink()
-        save_text(self._folder / "plan.json", json.dumps(fields, indent=1) + "\n")
+        text, file = json.dumps(fields, indent=1) + "\n", self._folder / "plan.json"
+        if not file.exists() or file.read_text("utf-8") != text:  # other processes find it done
+            save_text(file, text)
 
     def _epoch_size(self, section: Section) -> tuple[int, int]:
         """Returns the examples of an epoch and about how many rows they fill, at least one."""

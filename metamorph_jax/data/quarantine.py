@@ -19,6 +19,7 @@ from metamorph_jax.errors import UserError
 # Listed, but no sign of a broken source: they do not count against the budget.
 HARMLESS: frozenset[Reason] = frozenset({"over_long", "nothing_to_learn"})
 _NUM_SHOWN = 3
+_NAME = "quarantine"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Finding:
         sha256 = error.sha256 or records.content_hash(index)
         source, where = records.source_of(index), records.where(index)
         return cls(source, where, error.reason, str(error), sha256)
+
+
+def quarantine_file(folder: Path, process_index: int = 0) -> Path:
+    """Returns where a process writes bad samples; all processes read the files of all."""
+    return folder / (f"{_NAME}.{process_index}.jsonl" if process_index else f"{_NAME}.jsonl")
 
 
 class Built(NamedTuple):
@@ -77,7 +83,7 @@ class Quarantine:
         self._file, self._data = file, data_fingerprint[:12]
         self._known: dict[tuple[int, str, str], Finding] = {}
         self._bad: list[set[str]] = [set() for _ in paths]
-        for finding in _read(file, self._data) if file is not None else ():
+        for finding in self._written():
             self._remember(finding)
 
     def __len__(self) -> int:
@@ -126,6 +132,9 @@ class Quarantine:
         """
         new = [finding for finding in findings if self._remember(finding)]
         self._write(new)
+        if new:  # what other processes found counts, too
+            for finding in self._written():
+                self._remember(finding)
         for source in sorted({finding.source for finding in new}):
             self._check(source)
 
@@ -174,9 +183,19 @@ class Quarantine:
             for key, finding in self._known.items()
             if finding.source != source or finding.where not in repaired
         }
-        if self._file is not None:
-            self._file.unlink(missing_ok=True)
+        for file in self._files():
+            file.unlink(missing_ok=True)
         self._write(self.findings)
+
+    def _files(self) -> list[Path]:
+        """Returns the files of all processes."""
+        if self._file is None:
+            return []
+        return sorted(self._file.parent.glob(f"{_NAME}*.jsonl"))
+
+    def _written(self) -> Iterator[Finding]:
+        for file in self._files():
+            yield from _read(file, self._data)
 
     def _is_over(self, source: int) -> bool:
         return len(self._bad[source]) > self._fraction * self._sizes[source]

@@ -16,14 +16,15 @@ PHASES_FILE = "phases.jsonl"
 
 
 @contextmanager
-def phase(workdir: str | os.PathLike[str], name: str) -> Iterator[None]:
+def phase(workdir: str | os.PathLike[str], name: str, is_written: bool = True) -> Iterator[None]:
     """Times the body and appends {"phase": name, "seconds": s}, if the body ends well.
 
     A phase that is interrupted and resumed leaves one line per finished part; readers add them up.
     """
     start = time.monotonic()
     yield
-    record_phase(workdir, name, time.monotonic() - start)
+    if is_written:
+        record_phase(workdir, name, time.monotonic() - start)
 
 
 def record_phase(workdir: str | os.PathLike[str], name: str, seconds: float) -> None:

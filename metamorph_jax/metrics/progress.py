@@ -46,7 +46,11 @@ class Progress:
         self._has_open_line = False
 
     def update(
-        self, step: int, values: Mapping[str, float] | None = None, total: int | None = None
+        self,
+        step: int,
+        values: Mapping[str, float] | None = None,
+        total: int | None = None,
+        note: str = "",
     ) -> None:
         """Tells that `step` steps are done in all, with some values to show (losses).
 
@@ -56,12 +60,13 @@ class Progress:
             step: how many are done, those of an earlier process included.
             values: to show.
             total: a better estimate of the steps in all; None: as before.
+            note: put at the end of the line.
         """
         self._total = self._total if total is None else total
         now = self._clock()
         if self._first is None:
             self._first = (step, now)
-        self._line = self._describe(step, now, values or {})
+        self._line = self._describe(step, now, values or {}) + f" · {note}" * bool(note)
         is_last = step >= self._total
         if self._is_terminal:
             if is_last or now - self._last_shown >= 0.1:  # ten times a second is enough for eyes

@@ -6,7 +6,7 @@ How many FLOPs a step is worth is counted in `flops.py`.
 import collections
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 # Dense bf16 peak of one device, by a part of what `jax.Device.device_kind` says; first match wins.
 # Source: makers' data sheets. H100 PCIe has fewer, slower units than the SXM board of that name.
@@ -87,29 +87,57 @@ class StepTimer:
         yield
         self._waited += self._clock() - start
 
-    def step(self, *, num_tokens: int = 0, num_images: int = 0, flops: float = 0.0) -> None:
-        """Marks the end of a step that processed this much (tokens without padding)."""
-        self._steps.append((self._clock(), num_tokens, num_images, flops, self._waited))
+    def step(
+        self,
+        *,
+        num_positions: int = 0,
+        num_tokens: int = 0,
+        num_images: int = 0,
+        flops: float = 0.0,
+    ) -> None:
+        """Marks the end of a step that processed this much (`num_tokens`: without padding)."""
+        work = (num_positions, num_tokens, num_images, flops)
+        self._steps.append((self._clock(), *work, self._waited))
         self._waited = 0.0
 
     def rates(self) -> dict[str, float]:
-        """Returns step_secs, tokens_per_sec, images_per_sec, data_wait_fraction and mfu.
+        """Returns step_secs, tokens_per_sec, images_per_sec, data_wait_fraction and others.
 
-        Empty until two steps were marked; `mfu` is there if a peak is known.
+        `tokens_per_sec` counts all positions of rows, padding too, `useful_tokens_per_sec` those
+        that are not padding. Empty until two steps were marked; `mfu` is there if a peak is known.
         """
         if len(self._steps) < 2:
             return {}
         steps = list(self._steps)
         seconds = max(steps[-1][0] - steps[0][0], 1e-9)  # a clock may tick coarsely
-        tokens, images, flops, waited = (
-            sum(step[column] for step in steps[1:]) for column in range(1, 5)
+        positions, tokens, images, flops, waited = (
+            sum(step[column] for step in steps[1:]) for column in range(1, 6)
         )
         rates = {
             "step_secs": seconds / (len(steps) - 1),
-            "tokens_per_sec": tokens / seconds,
+            "tokens_per_sec": positions / seconds,
+            "useful_tokens_per_sec": tokens / seconds,
             "images_per_sec": images / seconds,
             "data_wait_fraction": min(waited / seconds, 1.0),
         }
         if self._peak_flops:
             rates["mfu"] = flops / seconds / self._peak_flops
         return rates
+
+
+def rates_in_words(rates: Mapping[str, float]) -> str:
+    """Returns the rates of a `StepTimer` for a line on the terminal; "" if there are none yet."""
+    if "step_secs" not in rates:
+        return ""
+    fraction = rates["useful_tokens_per_sec"] / max(rates["tokens_per_sec"], 1e-9)
+    parts = [
+        f"{_short(rates['tokens_per_sec'])} tokens/s ({fraction:.0%} useful)",
+        f"{_short(rates['images_per_sec'])} images/s",
+    ]
+    if "mfu" in rates:
+        parts.append(f"MFU {rates['mfu']:.0%}")
+    return ", ".join([*parts, f"{rates['data_wait_fraction']:.0%} waiting for data"])
+
+
+def _short(number: float) -> str:
+    return f"{number / 1000:.3g}k" if number >= 1000 else f"{number:.3g}"

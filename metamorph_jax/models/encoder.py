@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metamorph_jax.config.schema_model import ModelConfig
@@ -122,7 +123,14 @@ def encoder_fingerprint(config: ModelConfig, tower: PyTree) -> str:
     text = json.dumps([vision, tokens, config.dtype, pixels], sort_keys=True)
     digest = hashlib.sha256(text.encode())
     for name, leaf in sorted(flatten(tower).items()):
-        array = np.asarray(leaf.astype(config.dtype))
+        array = _whole(leaf.astype(config.dtype))
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def _whole(array: Array) -> Shaped[np.ndarray, "..."]:
+    """Returns an array of which other processes hold parts; all processes call this."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)

@@ -30,6 +30,7 @@ _PACKAGES = (
 )
 _LAST_STEPS = 20
 _NOT_SHOWN = {"step", "stage_step", "stage", "learning_rate", "skipped_in_a_row", "step_secs"}
+_NOT_SHOWN |= {"compile_secs", "cached_programs"}
 
 History = Sequence[Mapping[str, Any]]
 

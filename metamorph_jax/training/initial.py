@@ -14,6 +14,7 @@ from metamorph_jax.data.tokenizer import Tokenizer, has_tokenizer, load_tokenize
 from metamorph_jax.hub.importing import NanWatch, describe_sources, find_sources
 from metamorph_jax.hub.runs import is_run
 from metamorph_jax.models.init import abstract_params, init_some
+from metamorph_jax.runtime.agreement import is_first
 from metamorph_jax.sharding.rules import ShardingRules
 from metamorph_jax.training.state import param_shardings
 from metamorph_jax.trees import flatten
@@ -56,7 +57,7 @@ def create_params(
     for name, source in sources.items():
         named[name] = jax.make_array_from_callback(source.shape, shardings[name], source.read)
     watch.warn()
-    if sources:
+    if sources and is_first():
         print(describe_sources(sources, shardings), flush=True)
     return jax.tree.unflatten(jax.tree.structure(shapes), [named[name] for name in flatten(shapes)])
 

@@ -1,7 +1,9 @@
 """The training loop: stages in order, each step recorded, state saved, signals obeyed.
 
 The order within a step is fixed: wait for a batch, dispatch the update, record the *previous* step
-(so that the device never waits for the host), save if due, look at signals.
+(so that the device never waits for the host), save if due, look at signals. Processes of a run do
+the same in the same order: what only one of them knows, that it was asked to stop or that its data
+is bad, they agree upon (runtime/agreement.py).
 """
 
 import dataclasses
@@ -16,12 +18,24 @@ from metamorph_jax.checkpoints.naming import tree_fingerprint
 from metamorph_jax.checkpoints.store import CheckpointStore
 from metamorph_jax.config.loading import to_dict, to_text
 from metamorph_jax.config.schema_run import RunConfig
-from metamorph_jax.data.tokenizer import load_tokenizer
-from metamorph_jax.errors import UserError
+from metamorph_jax.data.tokenizer import Tokenizer, load_tokenizer
 from metamorph_jax.metrics.phases import phase
 from metamorph_jax.metrics.writers import MetricWriter
+from metamorph_jax.runtime import compiles
+from metamorph_jax.runtime.agreement import (
+    Vote,
+    any_stop,
+    check_same,
+    check_shared,
+    first_then_others,
+    is_first,
+    together,
+)
+from metamorph_jax.runtime.joining import is_lost, leave
+from metamorph_jax.runtime.profile import Profiler
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.signals import EXIT_STOPPED, Stopped, StopRequest
+from metamorph_jax.training.batches import DeviceBatches
 from metamorph_jax.training.feature_cache import check_caches
 from metamorph_jax.training.initial import create_params, new_token_ids
 from metamorph_jax.training.recorder import Recorder
@@ -30,7 +44,6 @@ from metamorph_jax.training.stages import (
     Stage,
     check_stages,
     describe,
-    device_batches,
     first_steps,
     prepare_stage,
 )
@@ -46,6 +59,7 @@ class Run:
     Attributes:
         last_step: global step at which to stop.
         new_ids: tokens that pretrained weights do not know.
+        profile: first and last global step to trace.
     """
 
     config: RunConfig
@@ -54,18 +68,25 @@ class Run:
     workdir: Path
     last_step: int
     new_ids: tuple[int, ...] = ()
+    profile: tuple[int, int] | None = None
 
 
 def train(
-    config: RunConfig, workdir: Path, *, resume: str = "auto", max_steps: int | None = None
+    config: RunConfig,
+    workdir: Path,
+    *,
+    resume: str = "auto",
+    max_steps: int | None = None,
+    profile: tuple[int, int] | None = None,
 ) -> int:
     """Runs all stages of a recipe, from the beginning or from the newest checkpoint.
 
     Args:
         config: the recipe.
-        workdir: receives recipe.txt, metrics.jsonl, tb/, checkpoints/.
+        workdir: receives recipe.txt, metrics.jsonl, tb/, checkpoints/; all processes see it.
         resume: `auto` (if there is something), `never`, `must`, or a global step.
         max_steps: stop, and save, when the run as a whole has done this many steps.
+        profile: first and last step of the run to trace into WORKDIR/profile.
 
     Returns:
         The exit code: 0 when done, 75 when a signal asked to stop and the state was saved.
@@ -74,75 +95,109 @@ def train(
         UserError: the recipe, its data or the checkpoint do not fit; five updates in a row were
             not finite.
     """
-    if jax.process_count() > 1:
-        raise UserError("training runs in one process for now; start it on one host")
-    mesh = create_mesh(config.mesh)
-    tokenizer = load_tokenizer(config.tokenizer.path)
-    check_stages(config, mesh, tokenizer)
-    store = CheckpointStore(workdir / CHECKPOINTS, keep=config.checkpoint.keep)
-    start = find_start(config, store, resume)
-    workdir.mkdir(parents=True, exist_ok=True)
-    ends = first_steps(config)
-    last_step = ends[-1] if max_steps is None else min(ends[-1], max_steps)
-    run = Run(config, mesh, store, workdir, last_step, new_token_ids(config.model, tokenizer))
-    print(f"{config.name}: {start.describe()}, mesh {dict(mesh.shape)}, {workdir}", flush=True)
-    params = None
-    with jax.set_mesh(mesh), StopRequest() as stop:
+    compiles.listen()
+    run, tokenizer, start = _begin(config, workdir, resume, max_steps, profile)
+    ends, params = first_steps(config), None
+    with jax.set_mesh(run.mesh), StopRequest() as stop:
         try:
             for index in range(start.stage_index, len(config.stages)):
-                if stop or ends[index] >= last_step:
+                if any_stop(stop) or ends[index] >= run.last_step:
                     break
-                with phase(workdir, f"train/{config.stages[index].name}"):
-                    resumed = start.data(config.stages[index].name)
-                    folder = workdir / "data" / config.stages[index].name
-                    stage = prepare_stage(
-                        config, index, mesh, tokenizer, folder, resumed, lambda: bool(stop)
-                    )
+                with phase(workdir, f"train/{config.stages[index].name}", is_written=is_first()):
+                    stage = _prepare(run, index, tokenizer, start, stop)
                     state = _enter_stage(run, index, stage, start, params)
                     params = run_stage(run, stage, state, stop).params
         except Stopped:
-            print("stopped while the data was prepared; what is half done begins anew", flush=True)
+            _say("stopped while the data was prepared; what is half done begins anew")
+        except Exception as error:
+            if jax.process_count() > 1 and is_lost(error):
+                leave(error)  # what is being saved needs all processes
+            raise
         finally:
             # Also after an error, and still deaf to signals: what is being saved is good.
-            store.wait()
-    return EXIT_STOPPED if stop else 0
+            run.store.wait()
+        return EXIT_STOPPED if any_stop(stop) else 0
+
+
+def _begin(
+    config: RunConfig,
+    workdir: Path,
+    resume: str,
+    max_steps: int | None,
+    profile: tuple[int, int] | None,
+) -> tuple[Run, Tokenizer, Start]:
+    """Returns what `train` needs, having checked what can be checked before anything is done."""
+    mesh = create_mesh(config.mesh)
+    tokenizer = together("read the tokenizer", lambda: load_tokenizer(config.tokenizer.path))
+    together("use the recipe", lambda: check_stages(config, mesh, tokenizer))
+    store = CheckpointStore(workdir / CHECKPOINTS, keep=config.checkpoint.keep)
+    check_same("recipes", to_text(config))
+    check_shared(workdir)
+    start = find_start(config, store, resume)
+    workdir.mkdir(parents=True, exist_ok=True)
+    end = first_steps(config)[-1]
+    last_step = end if max_steps is None else min(end, max_steps)
+    new_ids = new_token_ids(config.model, tokenizer)
+    run = Run(config, mesh, store, workdir, last_step, new_ids, profile)
+    several = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    _say(f"{config.name}: {start.describe()}, mesh {dict(mesh.shape)}{several}, {workdir}")
+    return run, tokenizer, start
+
+
+def _prepare(run: Run, index: int, tokenizer: Tokenizer, start: Start, stop: StopRequest) -> Stage:
+    """Returns a stage; its data is measured and planned by the first process, for all."""
+    name = run.config.stages[index].name
+    folder, resumed = run.workdir / "data" / name, start.data(name)
+    stage = first_then_others(
+        f"prepare stage {name}",
+        lambda: prepare_stage(
+            run.config, index, run.mesh, tokenizer, folder, resumed, lambda: bool(stop)
+        ),
+    )
+    check_same(f"the data of stage {name}", stage.data.fingerprint)
+    return stage
 
 
 def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> TrainState:
     """Returns the state after the stage, or after the step at which a stop was asked for."""
     step = int(state.step)
     end = min(stage.config.total_steps, run.last_step - stage.first_step)
-    batches = device_batches(stage, run.config.model, step, run.mesh)
-    print(f"stage {stage.config.name}: {describe(stage.data)}", flush=True)
+    batches = DeviceBatches(stage, run.config.model, step, end, run.mesh)
+    _say(f"stage {stage.config.name}: {describe(stage.data)}")
     choice = attention_backend(run.config.model, stage.config, run.mesh)
     if choice is not None:
-        print(f"attention: {choice.name} ({choice.reason})", flush=True)
+        _say(f"attention: {choice.name} ({choice.reason})")
+    together("read the data", batches.check)
     recorder = Recorder(run.config, stage, run.workdir, first=step, last=end)
     recorder.waiting_for("compiling")
+    profiler = Profiler(run.profile if is_first() else None, run.workdir / "profile")
+    vote, watch = Vote(run.mesh), compiles.StepWatch(stage.train_step)
     saved = step
-    while step < end and not stop:
-        try:
-            with recorder.timer.waiting():
-                batch, work = next(batches)
-        except UserError:  # bad data must not lose good work
-            recorder.close()
-            if saved < step:
-                _save(run, stage, state, step)
-            raise
+    while step < end and not vote(bool(stop) or batches.is_ending):
+        with recorder.timer.waiting():
+            taken = batches.take()
+        if taken is None:
+            break  # the data is bad, which must not lose good work
+        batch, work = taken
+        profiler.before(stage.first_step + step + 1)
         state, metrics = stage.train_step(state, batch)
+        watch.after_call(batch)
         step += 1
+        profiler.after(stage.first_step + step, metrics)
         recorder.record(step, metrics, work)
         if step % run.config.checkpoint.interval_steps == 0 and step < end:
             recorder.flush()  # a checkpoint never is ahead of metrics.jsonl
             _save(run, stage, state, step)
             saved = step
+    profiler.close()
     recorder.close()
     if saved < step:
         _save(run, stage, state, step)
-    if stop:
+    together("read the data", batches.check)
+    if any_stop(stop):
         run.store.wait()
         done = stage.first_step + step
-        print(f"stopped at step {done}, {'saved' if done else 'nothing to save'}", flush=True)
+        _say(f"stopped at step {done}, {'saved' if done else 'nothing to save'}")
     return state
 
 
@@ -164,10 +219,11 @@ def _enter_stage(
     check_caches(run.config, index, params if state is None else state.params)
     # Only now is it sure that the run goes on from here.
     run.store.set_aside_after(start.global_step)
-    (run.workdir / "recipe.txt").write_text(to_text(run.config) + "\n")
-    writer = MetricWriter(run.workdir)
-    writer.truncate_after(start.global_step)
-    writer.close()
+    if is_first():
+        (run.workdir / "recipe.txt").write_text(to_text(run.config) + "\n")
+        writer = MetricWriter(run.workdir)
+        writer.truncate_after(start.global_step)
+        writer.close()
     return state or create_state(params, stage.selection, stage.optimizer, stage.layout)
 
 
@@ -186,3 +242,9 @@ def _save(run: Run, stage: Stage, state: TrainState, step: int) -> None:
         versions=library_versions(),
     )
     run.store.save(meta.step, state, meta)
+
+
+def _say(text: str) -> None:
+    """Prints a line, once per run."""
+    if is_first():
+        print(text, flush=True)

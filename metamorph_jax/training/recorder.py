@@ -1,8 +1,10 @@
 """What a run says about itself: metrics of every step, a progress line, and the NaN alarm.
 
-Metrics are read one step late, so that the device never waits for the host.
+Metrics are read one step late, so that the device never waits for the host. All processes read
+them, and stop at the same alarm; the first one writes and prints.
 """
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,13 @@ from metamorph_jax.metrics.throughput import (
     StepTimer,
     measured_float32_matmul_flops,
     peak_flops_per_device,
+    rates_in_words,
 )
 from metamorph_jax.metrics.writers import MetricWriter
-from metamorph_jax.training.stages import Stage, Work
+from metamorph_jax.runtime import compiles
+from metamorph_jax.runtime.agreement import is_first
+from metamorph_jax.training.batches import Work
+from metamorph_jax.training.stages import Stage
 from metamorph_jax.typing import Array
 
 MAX_SKIPPED_IN_A_ROW = 5
@@ -29,9 +35,14 @@ class Recorder:
 
     def __init__(self, config: RunConfig, stage: Stage, workdir: Path, first: int, last: int):
         self.timer = StepTimer(peak_flops())
-        self._stage, self._writer = stage, MetricWriter(workdir)
+        self._stage, self._writes, self._is_new = stage, is_first(), True
+        self._writer = MetricWriter(workdir) if self._writes else None
         self._progress = Progress(
-            last, log_interval=config.log_interval_steps, label=stage.config.name, start=first
+            last,
+            stream=None if self._writes else io.StringIO(),
+            log_interval=config.log_interval_steps,
+            label=stage.config.name,
+            start=first,
         )
         self._pending: tuple[int, dict[str, Any]] | None = None
 
@@ -42,8 +53,8 @@ class Recorder:
     def record(self, step: int, metrics: dict[str, Array], work: Work) -> None:
         """Takes the metrics of the update that made `step`; writes those of the one before."""
         self.flush()
-        self.timer.step(num_tokens=work.num_tokens, num_images=work.num_images, flops=work.flops)
-        self._pending = (step, metrics | self.timer.rates())
+        self.timer.step(**work._asdict())
+        self._pending = (step, metrics | self.timer.rates() | self._compiled())
 
     def flush(self) -> None:
         """Writes what is pending.
@@ -60,8 +71,10 @@ class Recorder:
             for name, value in pending.items()
         }
         place = {"stage": self._stage.config.name, "stage_step": step}
-        self._writer.write_scalars(self._stage.first_step + step, place | values)
-        self._progress.update(step, {name: values[name] for name in _SHOWN if name in values})
+        if self._writes:
+            self._writer.write_scalars(self._stage.first_step + step, place | values)
+        shown = {name: values[name] for name in _SHOWN if name in values}
+        self._progress.update(step, shown, note=rates_in_words(values))
         if values["skipped_in_a_row"]:
             self._report_skip(step, values)
 
@@ -69,7 +82,17 @@ class Recorder:
         """Writes what is pending and ends the progress line."""
         self.flush()
         self._progress.close()
-        self._writer.close()
+        if self._writes:
+            self._writer.close()
+
+    def _compiled(self) -> dict[str, float]:
+        """Returns, and tells, what was compiled up to the first step; nothing at later ones."""
+        if not self._is_new:
+            return {}
+        self._is_new, compiled = False, compiles.take()
+        if self._writes:
+            print(f"stage {self._stage.config.name}: {compiled.describe()}", flush=True)
+        return {"compile_secs": compiled.secs, "cached_programs": compiled.num_cached}
 
     def _report_skip(self, step: int, values: dict[str, float]) -> None:
         """Tells of an update that was not made, and stops the run after too many of them."""
@@ -80,7 +103,8 @@ class Recorder:
         )
         if in_a_row < MAX_SKIPPED_IN_A_ROW:
             self._progress.close()
-            print(what, flush=True)
+            if self._writes:
+                print(what, flush=True)
             return
         raise UserError(
             f"{what}; nothing was learned from these steps and the run stops here. The last batch "

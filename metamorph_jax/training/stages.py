@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +20,12 @@ from metamorph_jax.data.sources import find_files
 from metamorph_jax.data.templates import check_template, choose_template
 from metamorph_jax.data.tokenizer import Tokenizer
 from metamorph_jax.errors import UserError
-from metamorph_jax.metrics.flops import contrastive_flops, count_batch, model_flops
 from metamorph_jax.metrics.progress import Progress
 from metamorph_jax.models.init import abstract_params
 from metamorph_jax.ops.normalize import PIXEL_STATISTICS
 from metamorph_jax.optim.optimizer import make_optimizer
 from metamorph_jax.optim.selection import Selection, select
 from metamorph_jax.sharding.mesh import num_batch_shards
-from metamorph_jax.sharding.rules import batch_sharding
 from metamorph_jax.signals import Stopped
 from metamorph_jax.training.initial import check_sources
 from metamorph_jax.training.state import StateLayout, state_layout
@@ -50,14 +48,6 @@ class ResumedData(NamedTuple):
 
 
 NEW_DATA = ResumedData()
-
-
-class Work(NamedTuple):
-    """What a step processes: tokens without padding, images, and model FLOPs."""
-
-    num_tokens: int
-    num_images: int
-    flops: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +164,7 @@ def stage_data(
             pad_color=pad_color(mean),
             processor=config.model.vision.family,
             folder=folder,
+            process_index=jax.process_index(),
         )
     progress = DataProgress(f"{stage.name}: reading the data", stop)
     data = TrainingData(
@@ -188,6 +179,7 @@ def stage_data(
         pad_color=pad_color(mean),
         processor=config.model.vision.family,
         folder=folder,
+        process_index=jax.process_index(),
         start_step=resumed.step,
         sections=resumed.sections,
         on_progress=progress,
@@ -288,34 +280,6 @@ def check_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> None:
             f"{config.tokenizer.path} has {tokenizer.vocab_size} ids; set "
             f"--config.model.llm.vocab_size={tokenizer.vocab_size}, or use the model's tokenizer"
         )
-
-
-def device_batches(
-    stage: Stage, model: ModelConfig, start_step: int, mesh: Mesh
-) -> Iterator[tuple[PyTree, Work]]:
-    """Yields the stage's batches from `start_step` on, born sharded, with what each is worth."""
-    sharding = batch_sharding(mesh)
-    num_processes = jax.process_count()
-    for batch in stage.data.batches(start_step, jax.process_index(), num_processes):
-        work = batch_work(model, stage.config, batch)
-        arrays = {
-            name: jax.make_array_from_process_local_data(sharding, array)
-            for name, array in batch.items()
-        }
-        yield arrays, Work(*(number * num_processes for number in work))
-
-
-def batch_work(model: ModelConfig, stage: StageConfig, batch: PyTree) -> Work:
-    """Returns the work in a batch that is still on the host."""
-    if stage.objective == "contrastive":
-        num_images = len(batch["images"])
-        num_tokens = int(batch["token_mask"].sum())
-        return Work(num_tokens, num_images, contrastive_flops(model, num_images))
-    counts = count_batch(batch, model.visual_tokens.num_tokens)
-    flops = model_flops(
-        model, counts, stage.trained, stage.excluded, has_features="features" in batch
-    )
-    return Work(counts.num_tokens, counts.num_images, flops)
 
 
 def describe(data: TrainingData | CaptionData) -> str:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metamorph_jax.data.example_table import ExampleTable
-from metamorph_jax.data.loader import process_rows
+from metamorph_jax.data.loader import step_rows as rows_of
 from metamorph_jax.data.packing import num_shown
 from metamorph_jax.data.plan import RowShape, Section, StagePlan, continue_sections
 
@@ -43,12 +43,18 @@ def make(run, sections=None):
     )
 
 
+def share(process, processes, batch):
+    """Returns the places of a process in the batch."""
+    size = batch // processes
+    return range(process * size, (process + 1) * size)
+
+
 def step_rows(plan, run, step, processes):
     """Returns the rows of a step, built process by process."""
     return [
         plan.row(row)
         for process in range(processes)
-        for row in process_rows(step, run["batch"], process, processes)
+        for row in rows_of(step, run["batch"], share(process, processes, run["batch"]))
     ]
 
 

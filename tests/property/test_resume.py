@@ -79,7 +79,9 @@ def test_cut_and_resumed_equals_unbroken(world, run, cut, prefetch):
 @given(run=settings_of_a_run, step=st.integers(0, STEPS), processes=st.sampled_from([1, 2, 4]))
 def test_processes_see_the_same_global_batch(world, run, step, processes):
     data = make(world, run)
-    shares = [make(world, run).batch(step, index, processes) for index in range(processes)]
+    size = data.global_batch_size // processes
+    places = [range(index * size, (index + 1) * size) for index in range(processes)]
+    shares = [make(world, run).batch(step, share) for share in places]
     for name, array in data.batch(step).items():
         np.testing.assert_array_equal(np.concatenate([share[name] for share in shares]), array)
 

@@ -18,7 +18,8 @@ ROOMS = {
     "optim": {"ops"},
     "metrics": {"ops"},
     "data": set(),
-    "checkpoints": {"sharding"},
+    "runtime": set(),
+    "checkpoints": {"sharding", "runtime"},
     "hub": {"checkpoints", "data", "models", "sharding"},
     "training": {
         "models",
@@ -29,6 +30,7 @@ ROOMS = {
         "checkpoints",
         "hub",
         "metrics",
+        "runtime",
         "sharding",
     },
     "decoding": {"models", "data", "checkpoints", "sharding", "ops"},

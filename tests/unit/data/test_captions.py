@@ -78,7 +78,8 @@ def test_batches_are_a_function_of_seed_and_step(dataset, tokenizer):
         for name, array in data.batch(step).items():
             np.testing.assert_array_equal(batch[name], array)
     ahead.close()
-    halves = [data.batch(2, index, 2)["images"] for index in range(2)]
+    shares = (range(BATCH // 2), range(BATCH // 2, BATCH))
+    halves = [data.batch(2, places)["images"] for places in shares]
     np.testing.assert_array_equal(np.concatenate(halves), data.batch(2)["images"])
     assert make(dataset, tokenizer, seed=1).sample_ids(0) != data.sample_ids(0)
 

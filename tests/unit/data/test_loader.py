@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metamorph_jax.data.loader import iterate_steps, process_rows
+from metamorph_jax.data.loader import iterate_steps, step_rows
 from metamorph_jax.errors import UserError
 
 
@@ -102,9 +102,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     assert left == []
 
 
-def test_processes_share_the_rows_of_a_step():
-    shares = [process_rows(3, 12, index, 4) for index in range(4)]
-    assert [row for share in shares for row in share] == list(range(36, 48))
-    assert process_rows(3, 12) == range(36, 48)
-    with pytest.raises(UserError, match="global_batch_size=10 is no multiple of the 4 processes"):
-        process_rows(0, 10, 0, 4)
+def test_rows_of_a_step_at_some_places():
+    assert step_rows(3, 12) == range(36, 48)
+    assert step_rows(3, 12, range(4, 8)) == [40, 41, 42, 43]
+    assert step_rows(3, 12, [0, 11]) == [36, 47]

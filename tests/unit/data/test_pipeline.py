@@ -104,7 +104,9 @@ def test_batches_are_a_function_of_seed_and_step(dataset, tokenizer, training_da
 
 def test_processes_share_the_global_batch(training_data):
     whole = training_data.batch(2)
-    halves = [training_data.batch(2, index, 2) for index in range(2)]
+    size = len(whole["tokens"]) // 2
+    shares = (range(size), range(size, 2 * size))
+    halves = [training_data.batch(2, places) for places in shares]
     for name, array in whole.items():
         np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), array)
 

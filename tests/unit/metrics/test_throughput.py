@@ -47,10 +47,11 @@ def test_rates_over_the_window():
         with timer.waiting():
             clock.now += wait
         clock.now += 5 - wait
-        timer.step(num_tokens=tokens, num_images=2, flops=2500.0)
+        timer.step(num_positions=50, num_tokens=tokens, num_images=2, flops=2500.0)
     assert timer.rates() == {
         "step_secs": 5.0,
-        "tokens_per_sec": 6.0,  # (20 + 40) / 10: the window forgot the first
+        "tokens_per_sec": 10.0,
+        "useful_tokens_per_sec": 6.0,  # (20 + 40) / 10: the window forgot the first
         "images_per_sec": 0.4,
         "data_wait_fraction": 0.3,
         "mfu": 0.5,
@@ -66,9 +67,10 @@ def test_reset_forgets():
     timer.step(num_tokens=1)
     assert timer.rates() == {}
     clock.now += 1
-    timer.step(num_tokens=3)
+    timer.step(num_positions=4, num_tokens=3)
     rates = timer.rates()
-    assert rates["tokens_per_sec"] == 3.0
+    assert rates["tokens_per_sec"] == 4.0
+    assert rates["useful_tokens_per_sec"] == 3.0
     assert "mfu" not in rates
 
 
