@@ -16,17 +16,9 @@ from metamorph_jax.errors import UserError
 from metamorph_jax.metrics.flops import BatchCounts, contrastive_flops, model_flops, num_params
 from metamorph_jax.models.init import abstract_params
 from metamorph_jax.optim.schedule import num_warmup_steps, peak_learning_rate
-from metamorph_jax.optim.selection import select
 from metamorph_jax.training.memory import estimate_memory
-from metamorph_jax.training.stages import (
-    check_batch_divides,
-    check_row_length,
-    check_vocabulary,
-    describe,
-    missing_sources,
-    stage_data,
-    stage_optimizer,
-)
+from metamorph_jax.training.program import check_shapes, select_trained, stage_optimizer
+from metamorph_jax.training.stages import check_vocabulary, describe, missing_sources, stage_data
 from metamorph_jax.trees import flatten
 
 GIB = 2**30
@@ -72,11 +64,8 @@ def mesh_sizes(config: RunConfig) -> dict[str, int]:
 def _print_stage(config: RunConfig, stage: StageConfig, params: dict, mesh: dict[str, int]) -> None:
     """Prints batch arithmetic and memory of one stage."""
     num_shards = mesh["data"] * mesh["fsdp"]
-    check_batch_divides(stage, num_shards)
-    check_row_length(config.model, stage)
-    rows = (0, 1) if stage.train_new_token_rows else ()  # which two does not matter for counting
-    where = f"config.stages.{stage.name}"
-    selection = select(params, stage.trained, stage.excluded, rows, where)
+    check_shapes(config, stage, mesh)
+    selection = select_trained(config, stage)
     stage_optimizer(stage, selection, params)  # for its checks
     trained = sum(leaf.size for leaf in jax.eval_shape(selection.split, params).values())
     total = sum(leaf.size for leaf in flatten(params).values())
