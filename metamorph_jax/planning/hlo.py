@@ -105,12 +105,14 @@ class Visit:
         scope: the computation that it stands in.
         times: how often it is executed in one call of the program.
         is_fused: whether it is a part of a fusion, so that its results stay in registers.
+        inside: name of that computation.
     """
 
     instruction: Instruction
     scope: Computation
     times: int
     is_fused: bool
+    inside: str = ""
 
 
 def parse_module(text: str) -> Module:
@@ -167,7 +169,7 @@ def walk(module: Module) -> Iterator[Visit]:
 def _walk(module: Module, name: str, times: int, is_fused: bool) -> Iterator[Visit]:
     scope = module.computations[name]
     for instruction in scope.values():
-        yield Visit(instruction, scope, times, is_fused)
+        yield Visit(instruction, scope, times, is_fused, name)
         opcode = instruction.opcode
         if opcode == "while":
             body = instruction.attribute(r"body=%?([\w.\-]+)")

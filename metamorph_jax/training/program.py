@@ -17,6 +17,7 @@ from metamorph_jax.config.schema_run import RunConfig, StageConfig
 from metamorph_jax.data.rows import Slots, empty_rows, pixel_slots
 from metamorph_jax.data.views import view_layout
 from metamorph_jax.errors import UserError
+from metamorph_jax.metrics.flops import BatchCounts, contrastive_flops, model_flops
 from metamorph_jax.models.init import abstract_params
 from metamorph_jax.optim.optimizer import make_optimizer
 from metamorph_jax.optim.selection import Selection, select
@@ -111,6 +112,30 @@ def abstract_batch(model: ModelConfig, stage: StageConfig, mesh: Mesh) -> dict:
         )
         for name, array in row.items()
     }
+
+
+def full_row_counts(model: ModelConfig, stage: StageConfig) -> BatchCounts:
+    """Returns what a step of VPiT holds if each row is one example, with all images it has room for.
+
+    What real rows hold depends on the data, which need not be here.
+    """
+    rows, length = stage.global_batch_size, stage.data.max_seq_len
+    num_tokens = model.visual_tokens.num_tokens
+    images = rows * min(stage.data.max_images, length // (num_tokens + 2))
+    return BatchCounts(
+        num_tokens=rows * length,
+        sum_squared_lengths=rows * length**2,
+        num_images=images,
+        num_visual_targets=images * num_tokens,
+    )
+
+
+def full_row_flops(model: ModelConfig, stage: StageConfig) -> float:
+    """Returns the model FLOPs of a step whose rows are full, see `full_row_counts`."""
+    if stage.objective == "contrastive":
+        return contrastive_flops(model, stage.global_batch_size)
+    counts, has_features = full_row_counts(model, stage), bool(stage.data.features)
+    return model_flops(model, counts, stage.trained, stage.excluded, has_features=has_features)
 
 
 def check_shapes(config: RunConfig, stage: StageConfig, sizes: Mapping[str, int]) -> None:
