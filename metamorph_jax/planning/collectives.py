@@ -142,9 +142,7 @@ def mesh_axes(groups: Int[Array, "groups members"], mesh_shape: dict[str, int]) 
     """Returns the mesh axes along which the members of a group differ, as "fsdp" or "data+fsdp"."""
     places = np.array(np.unravel_index(groups[0], tuple(mesh_shape.values())))
     names = [
-        name
-        for name, place in zip(mesh_shape, places, strict=True)
-        if len(np.unique(place)) > 1
+        name for name, place in zip(mesh_shape, places, strict=True) if len(np.unique(place)) > 1
     ]
     return "+".join(names) or "none"
 
@@ -233,7 +231,7 @@ def _key(dims: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _keys(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Returns how a parameter may look: whole, or one of its stacked blocks, heads merged or not."""
+    """Returns how a parameter may look: whole or one of its blocks, heads merged or not."""
     looks = [shape, shape[1:]]
     merged = [
         (*look[:i], look[i] * look[i + 1], *look[i + 2 :])

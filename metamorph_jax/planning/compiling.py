@@ -95,7 +95,9 @@ def bytes_it_needed(message: str) -> float | None:
 
 
 @contextlib.contextmanager
-def ticking(label: str, stream: TextIO | None = None, interval_secs: float = 10.0) -> Iterator[None]:
+def ticking(
+    label: str, stream: TextIO | None = None, interval_secs: float = 10.0
+) -> Iterator[None]:
     """Says every few seconds how long the body has taken, and at the end how long it took.
 
     Args:

@@ -47,7 +47,7 @@ def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
     `rules.constrain` leaves open.
 
     Raises:
-        UserError: The sizes do not multiply to the number of devices, or do not lie along the torus.
+        UserError: The sizes do not multiply to the number of devices, or do not fit the torus.
     """
     auto = (AxisType.Auto,) * len(AXIS_NAMES)
     devices = jax.devices() if devices is None else devices

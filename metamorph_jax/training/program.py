@@ -115,7 +115,7 @@ def abstract_batch(model: ModelConfig, stage: StageConfig, mesh: Mesh) -> dict:
 
 
 def full_row_counts(model: ModelConfig, stage: StageConfig) -> BatchCounts:
-    """Returns what a step of VPiT holds if each row is one example, with all images it has room for.
+    """Returns what a step of VPiT holds if each row is one example with all images it can hold.
 
     What real rows hold depends on the data, which need not be here.
     """

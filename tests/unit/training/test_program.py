@@ -72,9 +72,7 @@ def test_rows_longer_than_the_decoder_is_meant_for_are_refused():
 
 def test_query_heads_must_divide_by_tensor_but_key_heads_need_not():
     check_heads_divide(tiny_model(), 4)  # 4 query heads, 2 key heads
-    with pytest.raises(
-        UserError, match=r"tensor=3, .*num_heads=4 .*4 = 1 x 3 \+ 1.* 1, 2, 4"
-    ):
+    with pytest.raises(UserError, match=r"tensor=3, .*num_heads=4 .*4 = 1 x 3 \+ 1.* 1, 2, 4"):
         check_heads_divide(tiny_model(), 3)
     with pytest.raises(UserError, match=r"4 = 0 x 8 \+ 4"):
         check_heads_divide(tiny_model(), 8)
