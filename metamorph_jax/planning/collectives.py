@@ -56,8 +56,12 @@ class Collective:
 
 
 def find_collectives(module: Module, num_partitions: int) -> list[Collective]:
-    """Returns every exchange of more than one device, one per array."""
-    found = []
+    """Returns every exchange of more than one device, one per array.
+
+    One that is spread over several fusions (started, gone on with beside a product, ended) stands
+    in the text once for each, under the same channel; it counts once.
+    """
+    by_channel: dict[str, list[Collective]] = {}
     for visit in walk(module):
         kind = _kind(visit)
         if kind is None:
@@ -65,9 +69,15 @@ def find_collectives(module: Module, num_partitions: int) -> list[Collective]:
         groups = replica_groups(visit.instruction, num_partitions)
         if groups.shape[1] < 2:
             continue
-        for shape in _whole_arrays(visit, kind, groups.shape[1]):
-            found.append(Collective(kind, shape, visit.times, groups, visit.instruction.source))
-    return found
+        channel = visit.instruction.attribute(r"channel_id=(\d+)") or visit.instruction.name
+        before = by_channel.get(channel)
+        if before is None or visit.times > before[0].times:
+            source = visit.instruction.source
+            by_channel[channel] = [
+                Collective(kind, shape, visit.times, groups, source)
+                for shape in _whole_arrays(visit, kind)
+            ]
+    return [item for items in by_channel.values() for item in items]
 
 
 def _kind(visit: Visit) -> str | None:
@@ -77,7 +87,7 @@ def _kind(visit: Visit) -> str | None:
     return opcode if opcode in KINDS else None
 
 
-def _whole_arrays(visit: Visit, kind: str, members: int) -> list[Shape]:
+def _whole_arrays(visit: Visit, kind: str) -> list[Shape]:
     """Returns the arrays that a group deals with as wholes."""
     instruction, scope = visit.instruction, visit.scope
     if kind == "all-gather" and instruction.opcode.endswith("-start"):

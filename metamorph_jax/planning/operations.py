@@ -130,13 +130,19 @@ def _read_bytes(item: Instruction, users: dict, inner: Computation) -> float:
     for user in users.get(item.name, []):
         if user.opcode == "bitcast":
             read += _read_bytes(user, users, inner)
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] == item.name:
-            read += 0.0  # updated in place
+        elif _passes_through(user, item.name):
+            read += 0.0
         elif user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == item.name:
             read += sum(shape.num_bytes for shape in user.shapes)
         else:
             return sum(shape.num_bytes for shape in item.shapes)
     return min(read, sum(shape.num_bytes for shape in item.shapes))
+
+
+def _passes_through(user: Instruction, name: str) -> bool:
+    """Returns whether an operand is handed on, or updated in place, and not read."""
+    is_updated = user.opcode == "dynamic-update-slice" and user.operands[0] == name
+    return is_updated or user.opcode == "tuple" or "AsyncCollective" in user.text
 
 
 def _written_bytes(fusion: Instruction, inner: Computation) -> float:
@@ -149,7 +155,8 @@ def _written_bytes(fusion: Instruction, inner: Computation) -> float:
     for result, shape in zip(results, fusion.shapes, strict=False):
         while result.opcode == "bitcast" and result.operands[0] in inner:
             result = inner[result.operands[0]]
-        if shape.is_near:
+        # A gather beside a product is written once, where it ends.
+        if shape.is_near or result.opcode in ("parameter", "all-gather"):
             continue
         if result.opcode == "dynamic-update-slice":
             total += sum(part.num_bytes for part in inner[result.operands[1]].shapes)
