@@ -27,14 +27,9 @@ def save_plot(path: Path, plans: list[StagePlan]) -> None:
     memory.axvline(limit, color="black", linestyle="--", label="memory of a chip")
     memory.set(yticks=range(len(plans)), yticklabels=names, xlabel="GiB per chip")
     memory.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=2)
-    kinds = (
-        ("matrix unit", "matrix_secs"),
-        ("memory", "hbm_secs"),
-        ("interconnect", "interconnect_secs"),
-    )
-    for number, (label, key) in enumerate(kinds):
+    for number, label in enumerate(("matrix unit", "memory", "interconnect")):
         places = [index + 0.25 * (number - 1) for index in range(len(plans))]
-        seconds = [getattr(plan.roofline, key) for plan in plans]
+        seconds = [plan.roofline.times[label] for plan in plans]
         times.barh(places, seconds, height=0.22, color=f"C{number}", label=label)
     times.set(yticks=range(len(plans)), yticklabels=names, xlabel="seconds per step, at least")
     times.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=3)

@@ -32,19 +32,23 @@ class Roofline:
     days: float
 
     @property
-    def bound_secs(self) -> float:
-        """The longest of the three."""
-        return max(self.matrix_secs, self.hbm_secs, self.interconnect_secs)
-
-    @property
-    def bound_by(self) -> str:
-        """Which of the three it is."""
-        times = {
+    def times(self) -> dict[str, float]:
+        """The three times by resource."""
+        return {
             "matrix unit": self.matrix_secs,
             "memory": self.hbm_secs,
             "interconnect": self.interconnect_secs,
         }
-        return max(times, key=times.get)
+
+    @property
+    def bound_secs(self) -> float:
+        """The longest of the three."""
+        return max(self.times.values())
+
+    @property
+    def bound_by(self) -> str:
+        """Which of the three it is."""
+        return max(self.times, key=self.times.get)
 
 
 def roofline(

@@ -121,14 +121,9 @@ def test_activations_are_told_from_weights_by_their_shapes():
         item = Collective("all-gather", Shape("bf16", dims), 1, groups, "")
         return bool(activation_collectives([item], parameters))
 
-    for weights in (
-        (1, 4096, 14336),
-        (14336, 4096),
-        (4096, 16064),
-        (1, 4096, 8, 128),
-        (4096, 1024),
-    ):
+    for weights in ((1, 4096, 14336), (14336, 4096), (4096, 16064), (1, 4096, 8, 128)):
         assert not misplaced(*weights)
+    assert not misplaced(4096, 1024)  # heads merged
     assert misplaced(3, 4096, 14336)  # three rows inside the MLP
     assert misplaced(192, 4096, 4096)  # hidden states of all rows
     assert misplaced(12288, 128512)  # logits
