@@ -1,6 +1,7 @@
 """What `prepare_stage` makes, for a tiny model and batches that need no files."""
 
 import dataclasses
+import math
 
 import jax
 
@@ -37,16 +38,15 @@ class Setup:
 def make_setup(
     model: ModelConfig,
     stage: StageConfig,
-    mesh: tuple[int, int, int] = (1, 1, 1),
+    mesh: tuple[int, ...] = (1, 1, 1),
     token_rows: tuple[int, ...] = (),
 ) -> Setup:
-    """Returns a stage on a mesh of the first devices."""
-    data, fsdp, tensor = mesh
-    devices = jax.devices()[: data * fsdp * tensor]
-    mesh = create_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), devices)
+    """Returns a stage on a mesh (data, fsdp, tensor[, context]) of the first devices."""
+    sizes = dict(zip(("data", "fsdp", "tensor", "context"), mesh, strict=False))
+    mesh = create_mesh(MeshConfig(**sizes), jax.devices()[: math.prod(mesh)])
     selection = select(abstract_params(model), stage.trained, stage.excluded, token_rows)
     optimizer = stage_optimizer(stage, selection, abstract_params(model))
-    layout = state_layout(model, selection, optimizer, mesh)
+    layout = state_layout(model, selection, optimizer, mesh, frozen_dtype=stage.frozen_dtype)
     with jax.set_mesh(mesh):
         state = create_state(create_params(model, 0, mesh), selection, optimizer, layout)
         step = make_train_step(model, stage, selection, optimizer, layout, mesh)

@@ -73,8 +73,11 @@ class LlamaConfig:
         tie_embeddings: the output head is the transposed input table.
         qkv_bias: query, key and value have biases, as in Qwen2.
         activation: of the gate; `gelu` is the exact (erf) form.
-        remat: what the backward pass recomputes: `none`, `full` (whole block) or `dots`
-            (all but matrix products).
+        remat: what the backward pass recomputes: `none`; `dots`: all but matrix products;
+            `attention`: whole blocks but for attention's result; `full`: whole blocks; `offload`:
+            the same, and what enters a block waits in the host's memory (docs/memory.md).
+        attention: what computes it in training: `xla` (the reference), `chunked`, `splash` (TPU),
+            `flash` (GPU), or `auto`, which says in the log what it chose.
         scan_unroll: how many layers one scan iteration holds; num_layers unrolls the loop.
     """
 
@@ -93,7 +96,8 @@ class LlamaConfig:
     tie_embeddings: bool = False
     qkv_bias: bool = False
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
-    remat: Literal["none", "full", "dots"] = "none"
+    remat: Literal["none", "dots", "attention", "full", "offload"] = "none"
+    attention: Literal["auto", "xla", "chunked", "splash", "flash"] = "auto"
     scan_unroll: int = 1
 
     @property

@@ -48,9 +48,13 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with global-norm clipping and a cosine schedule with linear warm-up.
+    """AdamW or Adafactor with global-norm clipping and a cosine schedule with linear warm-up.
 
     Attributes:
+        algorithm: `adafactor` keeps row and column means of squared gradients and no first moment;
+            it has no use for b1, b2, eps and moments.
+        moments: how AdamW's are stored: `float32`, `bfloat16_first` (the first moment rounded) or
+            `bfloat16` (the second, too, rounded at random so that small changes are not lost).
         learning_rate: peak, at `reference_batch_size`.
         reference_batch_size: if set, the peak is learning_rate * sqrt(global_batch_size / this), so
             that another batch keeps to the rule of the published rates.
@@ -60,6 +64,8 @@ class OptimizerConfig:
     """
 
     learning_rate: float
+    algorithm: Literal["adamw", "adafactor"] = "adamw"
+    moments: Literal["float32", "bfloat16_first", "bfloat16"] = "float32"
     reference_batch_size: int | None = None
     warmup_ratio: float = 0.03
     b1: float = 0.9
@@ -78,6 +84,10 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 found.append(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        if self.algorithm == "adafactor" and self.moments != "float32":
+            found.append(
+                f"moments={self.moments!r} are AdamW's, but algorithm is 'adafactor': leave it out"
+            )
         return found
 
 
@@ -118,6 +128,8 @@ class StageConfig:
         trained: prefixes of trained parameters ("connector", "language_model/blocks"); all others
             are frozen: no gradient, no optimiser state. "/" trains everything.
         excluded: prefixes taken out of `trained`.
+        frozen_dtype: what frozen parameters are stored in during the stage; None: as all others
+            (model.param_dtype).
         train_new_token_rows: also train the two image-token rows of the input embedding.
         global_batch_size: rows per step over all devices (images, for `contrastive`).
         grad_accum_steps: micro-batches per step; `contrastive` has one, because its negatives are
@@ -130,6 +142,7 @@ class StageConfig:
     data: DataConfig
     trained: tuple[str, ...]
     excluded: tuple[str, ...] = ()
+    frozen_dtype: Literal["float32", "bfloat16"] | None = None
     train_new_token_rows: bool = False
     optimizer: OptimizerConfig
     loss: LossConfig = LossConfig()
@@ -184,17 +197,23 @@ class MeshConfig:
         data: replicas that see different rows.
         fsdp: devices that share parameters and optimiser state, and see different rows.
         tensor: devices that share each matrix product.
+        context: devices that share each row: every one has some of its positions (and its share of
+            parameters, as of `fsdp`).
     """
 
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
+    context: int = 1
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
-        sizes = (self.data, self.fsdp, self.tensor)
+        sizes = (self.data, self.fsdp, self.context, self.tensor)
         if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-            return [f"(data, fsdp, tensor)={sizes}: positive numbers, or -1 once, were expected"]
+            return [
+                f"(data, fsdp, context, tensor)={sizes}: positive numbers, or -1 once, were "
+                "expected"
+            ]
         return []
 
 
@@ -275,6 +294,11 @@ class RunConfig:
                     f"stages.{stage.name}.data.image_geometry={data.image_geometry!r}, but {why}"
                     for why in _no_anyres(self.model)
                 ]
+            if stage.frozen_dtype == "bfloat16" and self.model.dtype == "float32":
+                found.append(
+                    f"stages.{stage.name}.frozen_dtype is 'bfloat16', but model.dtype is "
+                    "'float32': frozen parameters would be rounded for products that are not"
+                )
             if stage.loss.visual == "softmax" and tokens.softmax_temperature is None:
                 found.append(
                     f"stages.{stage.name}.loss.visual is 'softmax', but "

@@ -168,7 +168,8 @@ def _write_all(
 def _contents(trained: Trained, dtype: np.dtype | None, on_cast: OnCast) -> _Contents:
     """Returns what to write."""
     run, model, params = trained.run, trained.run.model, open_params(trained.folder)
-    stored = next(iter(params.values())).dtype
+    # A stage may store what it does not train in fewer bits (frozen_dtype).
+    stored = max((source.dtype for source in params.values()), key=lambda dtype: dtype.itemsize)
     name = str(np.dtype(dtype or stored))
     template = choose_template(run.tokenizer)
     if model.vision_head != "none":

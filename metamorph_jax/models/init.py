@@ -4,6 +4,7 @@ All three come from the same trace of `MetaMorph.touch_all`, so they cannot disa
 published checkpoints come through `hub/`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Collection
 
@@ -62,10 +63,13 @@ def num_params(tree: PyTree) -> int:
 def _boxed_params(config: ModelConfig, rng: jax.Array) -> PyTree:
     # Under jit the compiler drops the forward pass: only the initialisers run.
     size = config.vision.image_size
+    # Rows of two tokens are no rows that kernels, or devices that share rows, could do.
+    config = dataclasses.replace(config, llm=dataclasses.replace(config.llm, attention="xla"))
     images = jnp.zeros((1, 1, size, size, 3), jnp.uint8)
     tokens = jnp.zeros((1, 2), jnp.int32)
     return MetaMorph(config).init(rng, images, tokens, method="touch_all")["params"]
 
 
 def _abstract_boxed(config: ModelConfig) -> PyTree:
-    return jax.eval_shape(functools.partial(_boxed_params, config), jax.random.key(0))
+    # The key is abstract, too: under a mesh of devices that are not here, nothing can be made.
+    return jax.eval_shape(lambda: _boxed_params(config, jax.random.key(0)))

@@ -6,18 +6,16 @@ checkpoints are mapped in `hub/llama.py`. The decoding cache is in `cache.py`.
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from metamorph_jax.config.schema_model import LlamaConfig
-from metamorph_jax.models.cache import (
-    KVCache,
-    mark_valid,
-    write_layer,
-)
+from metamorph_jax.models.attend import attend
+from metamorph_jax.models.cache import KVCache, mark_valid, write_layer
 from metamorph_jax.models.layers import Embed, Linear, RMSNorm, fan_in_normal, zeros
-from metamorph_jax.models.stack import BlockList, stack_blocks
+from metamorph_jax.models.stack import RESIDUAL_NAME, BlockList, stack_blocks
 from metamorph_jax.ops.activations import ACTIVATIONS
-from metamorph_jax.ops.attention import cached_attention, causal_attention
-from metamorph_jax.ops.masks import cache_mask, causal_segment_mask
+from metamorph_jax.ops.attention import cached_attention
+from metamorph_jax.ops.masks import cache_mask
 from metamorph_jax.ops.rope import apply_rope, rope_tables
 from metamorph_jax.sharding.rules import constrain
 from metamorph_jax.typing import Array, Bool, Float, Int
@@ -34,7 +32,7 @@ class LlamaAttention(nn.Module):
     param_dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, cache, rope, mask, write_index):
+    def __call__(self, x, cache, rope, seen, write_index):
         """Returns (update "B T D", cache); without a cache the keys are those of `x` itself."""
         cfg = self.config
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -49,10 +47,10 @@ class LlamaAttention(nn.Module):
         key = apply_rope(project("key", cfg.num_kv_heads, "kv_heads"), rope)
         value = project("value", cfg.num_kv_heads, "kv_heads")
         if cache is None:
-            mixed = causal_attention(query, key, value, mask)
+            mixed = attend(cfg.attention, query, key, value, seen)
         else:
             cache = write_layer(cache, write_index, key, value)
-            mixed = cached_attention(query, cache.key, cache.value, mask)
+            mixed = cached_attention(query, cache.key, cache.value, seen)
         shape, axes = (cfg.num_heads, cfg.head_dim, cfg.embed_dim), ("heads", "head_dim", "embed")
         init = fan_in_normal(_residual_scale(cfg))
         out = Linear("...NH,NHD->...D", shape, axes, name="out", kernel_init=init, **types)
@@ -90,23 +88,23 @@ class LlamaBlock(nn.Module):
     param_dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, cache, rope, mask, write_index):
+    def __call__(self, x, cache, rope, seen, write_index):
         """Returns (hidden, cache of this layer), as `stack_blocks` wants it.
 
         Args:
             x: hidden states, "B T D".
             cache: `LayerCache`; None: `x` is all there is to look at.
             rope: tables.
-            mask: who may look at whom.
+            seen: who may look at whom: `segment_ids` of rows, the mask of a cache.
             write_index: slot of the first position of `x`.
         """
         fields = (self.config, self.dtype, self.param_dtype)
         norm = {"eps": self.config.norm_eps, "axis": "embed", "dtype": self.dtype}
         norm["param_dtype"] = self.param_dtype
-        x = constrain(x, "batch", "length", "embed")
+        x = checkpoint_name(constrain(x, "batch", "length", "embed"), RESIDUAL_NAME)
         normed = RMSNorm(name="attention_norm", **norm)(x)
-        attend = LlamaAttention(*fields, name="attention")
-        update, cache = attend(normed, cache, rope, mask, write_index)
+        attention = LlamaAttention(*fields, name="attention")
+        update, cache = attention(normed, cache, rope, seen, write_index)
         x = constrain(x + update, "batch", "length", "embed")
         x = x + LlamaMlp(*fields, name="mlp")(RMSNorm(name="mlp_norm", **norm)(x))
         return constrain(x, "batch", "length", "embed"), cache
@@ -163,8 +161,7 @@ class Llama(nn.Module):
         positions: Int[Array, "B T"],
     ) -> Float[Array, "B T D"]:
         """Returns the hidden states after the final norm, causal within each segment."""
-        mask = causal_segment_mask(segment_ids)
-        return self._run(embeddings, positions, mask, None, None)[0]
+        return self._run(embeddings, positions, segment_ids, None, None)[0]
 
     def decode_cached(
         self,
@@ -207,12 +204,12 @@ class Llama(nn.Module):
         real = real.reshape((1,) * (hidden.ndim - 1) + real.shape)
         return jnp.where(real, logits, PADDED_LOGIT)
 
-    def _run(self, x, positions, mask, caches, write_index):
+    def _run(self, x, positions, seen, caches, write_index):
         cfg = self.config
         rope = rope_tables(
             positions, head_dim=cfg.head_dim, theta=cfg.rope_theta, scaling=cfg.rope_scaling
         )
-        x, caches = self.blocks(x.astype(self.dtype), caches, rope, mask, write_index)
+        x, caches = self.blocks(x.astype(self.dtype), caches, rope, seen, write_index)
         return self.final_norm(x), caches
 
 

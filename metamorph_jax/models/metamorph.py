@@ -109,7 +109,7 @@ class MetaMorph(nn.Module):
         cfg = self.config
         flat = einops.rearrange(images, "B I height width c -> (B I) height width c")
         pixels = normalize_pixels(flat, cfg.vision.family)
-        tokens = self.vision_tower(constrain(pixels, "batch", None, None, None))
+        tokens = self.vision_tower(constrain(pixels, "images", None, None, None))
         reduced = reduce_tokens(tokens, cfg.visual_tokens.reduction, cfg.visual_tokens.num_tokens)
         features = round_to(self._as_visual_tokens(reduced), cfg.dtype)
         return einops.rearrange(features, "(B I) P E -> B I P E", B=images.shape[0])

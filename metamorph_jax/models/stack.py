@@ -12,12 +12,23 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from metamorph_jax.ops.attention_kernels import ATTENTION_NAME
 from metamorph_jax.typing import PyTree
+
+# What enters a block: the residual stream, as a block names it for the policy `offload`.
+RESIDUAL_NAME = "residual"
 
 _POLICIES = {
     "full": None,  # keeps only what enters a block
+    "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION_NAME),
     # Keeps the results of projections, but not the scores of attention, which are quadratic.
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[RESIDUAL_NAME],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 
@@ -38,7 +49,7 @@ def stack_blocks(
             the block's part of `per_layer` along its first dimension; None has a part None.
         num_layers: how many; at least 1.
         num_shared: number of arguments that every block receives alike.
-        remat: `none`, `full` or `dots`, see `_POLICIES`.
+        remat: `none`, or one of `_POLICIES`.
         unroll: blocks per iteration of the scan; num_layers leaves no loop.
         name: of the module among its siblings; None inside `setup`.
         **fields: of `block`.

@@ -35,7 +35,7 @@ class VitAttention(nn.Module):
 
         def project(name: str):
             y = Linear("...E,ENH->...NH", shape, axes, name=name, **fields)(x)
-            return constrain(y, "batch", "length", "heads", "head_dim")
+            return constrain(y, "images", "patches", "heads", "head_dim")
 
         mixed = attention(project("query"), project("key"), project("value"))
         out = (*shape[1:], shape[0]), (*axes[1:], axes[0])
@@ -57,7 +57,7 @@ class VitMlp(nn.Module):
         shape, axes = (cfg.embed_dim, cfg.mlp_dim), ("vision_embed", "vision_mlp")
         fields = {"dtype": self.dtype, "param_dtype": self.param_dtype, "bias_init": zeros}
         inner = Linear("...E,EF->...F", shape, axes, name="up", **fields)(x)
-        inner = constrain(ACTIVATIONS[cfg.mlp_activation](inner), "batch", "length", "mlp")
+        inner = constrain(ACTIVATIONS[cfg.mlp_activation](inner), "images", "patches", "mlp")
         out = shape[::-1], axes[::-1]
         init = fan_in_normal(_residual_scale(cfg))
         return Linear("...F,FE->...E", *out, name="down", kernel_init=init, **fields)(inner)
@@ -81,7 +81,7 @@ class VitBlock(nn.Module):
         return constrain(x + VitMlp(*fields, name="mlp")(normed), *_TOKENS), None
 
 
-_TOKENS = ("batch", "length", "embed")
+_TOKENS = ("images", "patches", "embed")
 
 
 class PatchEmbed(nn.Module):

@@ -1,14 +1,17 @@
 """Softmax attention with grouped key/value heads, written in plain array operations.
 
-Every backend that is ever added must honour `mask` exactly: packed rows hold several examples, and
-a kernel that ignores segments leaks one example into the next without any error.
+`attention` is the reference for every other backend: packed rows hold several examples, and a
+kernel that ignores segments leaks one example into the next without any error. Rows too long for
+what is here are in `attention_scan.py`, fused kernels in `attention_kernels.py`, and `backends.py`
+chooses.
 """
 
 import einops
 import jax
 import jax.numpy as jnp
 
-from metamorph_jax.typing import Array, Bool, Float
+from metamorph_jax.ops.masks import causal_segment_mask
+from metamorph_jax.typing import Array, Bool, Float, Int
 
 # Finite, so that a row with nothing allowed has a softmax at all; far below any real score.
 _MASKED_SCORE = -1e30
@@ -44,30 +47,36 @@ def causal_attention(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B T K H"],
     value: Float[Array, "B T K H"],
-    mask: Bool[Array, "B T T"],
+    segment_ids: Int[Array, "B T"],
 ) -> Float[Array, "B T N H"]:
-    """Returns what `attention` returns, for a mask that never allows a later position.
+    """Returns what `attention` returns under the causal mask of these segments.
 
     A block of queries meets the keys up to its own last position only, which leaves little more
     than half of the work. The backward pass computes the scores again instead of keeping them:
-    that costs no time on a CPU, where memory is the bottleneck, and they are quadratic in T.
+    that costs no time on a CPU, where memory is the bottleneck, and they are quadratic in T, as is
+    the mask.
 
     Args:
         query: as for `attention`.
         key: as many positions as there are queries.
         value: likewise.
-        mask: False wherever the key is later than the query.
+        segment_ids: as in `Batch`; 0 is padding.
     """
     length = query.shape[1]
     size = causal_block_size(length)
     if size == length:
-        return attention(query, key, value, mask)
-    attend = jax.checkpoint(attention)
+        return attention(query, key, value, causal_segment_mask(segment_ids))
+    attend = jax.checkpoint(_attend_up_to, static_argnums=(4,))
     blocks = [
-        attend(query[:, first:end], key[:, :end], value[:, :end], mask[:, first:end, :end])
+        attend(query[:, first:end], key[:, :end], value[:, :end], segment_ids[:, :end], first)
         for first, end in ((first, min(first + size, length)) for first in range(0, length, size))
     ]
     return jnp.concatenate(blocks, axis=1)
+
+
+def _attend_up_to(query, key, value, segment_ids, first):
+    """Returns the attention of the queries from place `first` on, to all keys up to the last."""
+    return attention(query, key, value, causal_segment_mask(segment_ids, first))
 
 
 def causal_block_size(length: int) -> int:

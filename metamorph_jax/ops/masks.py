@@ -8,15 +8,18 @@ import jax.numpy as jnp
 from metamorph_jax.typing import Array, Bool, Int
 
 
-def causal_segment_mask(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
+def causal_segment_mask(segment_ids: Int[Array, "B S"], first: int = 0) -> Bool[Array, "B T S"]:
     """Returns the mask of packed rows: earlier or equal position, same segment, no padding (0).
 
     Order is the order in the row, not `positions`, which restart in every segment.
+
+    Args:
+        segment_ids: of the row, or of its beginning.
+        first: place of the first query; all from there on are queries.
     """
-    length = segment_ids.shape[1]
-    queries, keys = segment_ids[:, :, None], segment_ids[:, None, :]
-    order = jnp.arange(length)
-    causal = order[None, :, None] >= order[None, None, :]
+    queries, keys = segment_ids[:, first:, None], segment_ids[:, None, :]
+    order = jnp.arange(segment_ids.shape[1])
+    causal = order[None, first:, None] >= order[None, None, :]
     return causal & (queries == keys) & (keys != 0)
 
 

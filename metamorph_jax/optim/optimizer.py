@@ -1,9 +1,10 @@
-"""AdamW over the trained part: clip, Adam, decoupled decay, per-prefix factors, schedule."""
+"""The optimiser of the trained part: clip, AdamW or Adafactor, per-prefix factors, schedule."""
 
 import optax
 
 from metamorph_jax.config.schema_run import OptimizerConfig
 from metamorph_jax.errors import UserError
+from metamorph_jax.optim.moments import store_moments
 from metamorph_jax.optim.schedule import make_schedule
 
 _DECAYED = ("kernel", "embedding")  # as usual, biases and norms are not decayed
@@ -27,12 +28,29 @@ def make_optimizer(
     decay = {path: path.partition("@")[0].endswith(_DECAYED) for path in paths}
     steps = [
         clip,
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        *_SCALING[config.algorithm](config),
         optax.add_decayed_weights(config.weight_decay, decay) if config.weight_decay else None,
         _scale_by_prefix(config.multipliers, paths) if config.multipliers else None,
         optax.scale_by_learning_rate(make_schedule(config, total_steps, batch_size)),
     ]
     return optax.chain(*[step for step in steps if step is not None])
+
+
+def _adam(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    return [adam if config.moments == "float32" else store_moments(adam, config.moments)]
+
+
+def _adafactor(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """Returns Adafactor without a first moment, its step sizes not scaled by the parameters.
+
+    A learning rate then means what it means to AdamW: the typical change of a number.
+    Source: Shazeer and Stern, arXiv 1804.04235, algorithm 4 (clipping threshold 1).
+    """
+    return [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)]
+
+
+_SCALING = {"adamw": _adam, "adafactor": _adafactor}
 
 
 def _scale_by_prefix(

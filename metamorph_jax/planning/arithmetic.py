@@ -24,7 +24,7 @@ def counted_hardware_flops(model: ModelConfig, stage: StageConfig) -> float:
     if stage.objective == "contrastive":
         again = contrastive_flops(model, stage.global_batch_size) / 3
         return flops + (again if model.vision.remat == "full" else 0.0)
-    if model.llm.remat != "full":
+    if model.llm.remat in ("none", "dots"):
         return flops
     counts = full_row_counts(model, stage)
     return flops + forward_flops(model, counts) - counts.num_images * vision_flops(model.vision)
@@ -34,11 +34,11 @@ def counted_hbm_bytes(
     model: ModelConfig, stage: StageConfig, sizes: Mapping[str, int], params: Mapping
 ) -> float:
     """Returns the bytes of weights, state and activations that a device reads and writes."""
-    shards = sizes["fsdp"] * sizes["tensor"]
+    shards = _parameter_shards(sizes) * sizes["tensor"]
     number = sum(leaf.size for leaf in params.values())
     weights = 3 * 2 * number * _COMPUTED_BYTES / sizes["tensor"] * stage.grad_accum_steps
     state = number * 4 * (2 * 3 + 1) / shards  # three arrays read and written, gradients read
-    rows = stage.global_batch_size / (sizes["data"] * sizes["fsdp"])
+    rows = stage.global_batch_size / (sizes["data"] * _parameter_shards(sizes))
     tokens = rows * stage.data.max_seq_len
     stream = tokens * model.llm.embed_dim * _COMPUTED_BYTES * model.llm.num_layers
     return weights + state + stream * _PASSES_PER_BLOCK / sizes["tensor"]
@@ -54,7 +54,7 @@ def minimum_exchange_bytes(
     """
     gathers, scatters = _exchanged_numbers(params, trained)
     factor = _COMPUTED_BYTES * stage.grad_accum_steps / sizes["tensor"]
-    return (gathers + scatters) * factor if sizes["fsdp"] > 1 else 0.0
+    return (gathers + scatters) * factor if _parameter_shards(sizes) > 1 else 0.0
 
 
 def counted_collectives(
@@ -62,20 +62,24 @@ def counted_collectives(
 ) -> list[CollectiveSum]:
     """Returns the least that FSDP and data parallelism exchange, at the bandwidth of the chip."""
     gathers, scatters = _exchanged_numbers(params, trained)
-    steps, tensor, shards = stage.grad_accum_steps, sizes["tensor"], sizes["fsdp"]
+    steps, tensor, shards = stage.grad_accum_steps, sizes["tensor"], _parameter_shards(sizes)
     rows = []
 
-    def add(kind: str, axis: str, numbers: float) -> None:
-        members = sizes[axis]
+    def add(kind: str, axis: str, members: int, numbers: float) -> None:
         num_bytes = numbers * _COMPUTED_BYTES / tensor * (2 if kind == "all-reduce" else 1)
         if members > 1 and num_bytes:
             seconds = num_bytes * (members - 1) / members / _bandwidth(pod, members)
             rows.append(CollectiveSum(kind, axis, 0, num_bytes, seconds))
 
-    add("all-gather", "fsdp", gathers * steps)
-    add("reduce-scatter", "fsdp", scatters * steps)
-    add("all-reduce", "data", scatters / shards)
+    add("all-gather", "fsdp", shards, gathers * steps)
+    add("reduce-scatter", "fsdp", shards, scatters * steps)
+    add("all-reduce", "data", sizes["data"], scatters / shards)
     return rows
+
+
+def _parameter_shards(sizes: Mapping[str, int]) -> int:
+    """Returns over how many devices FSDP splits a parameter."""
+    return sizes["fsdp"] * sizes["context"]
 
 
 def _exchanged_numbers(params: Mapping, trained: Mapping) -> tuple[float, float]:

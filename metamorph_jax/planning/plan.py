@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import RunConfig, StageConfig
 from metamorph_jax.models.init import abstract_params
 from metamorph_jax.planning.arithmetic import (
@@ -35,6 +36,7 @@ from metamorph_jax.training.program import (
     select_trained,
     stage_optimizer,
 )
+from metamorph_jax.training.step import attention_backend
 from metamorph_jax.trees import flatten
 
 MIN_MARGIN = 0.08  # of the memory; less is no plan, since runs also hold what is not compiled
@@ -108,12 +110,22 @@ class StagePlan:
 def check_recipe(config: RunConfig, stages: list[StageConfig], pod: Pod) -> None:
     """Raises a UserError if a stage cannot run on the pod at all, before anything is compiled."""
     sizes = dict(zip(AXIS_NAMES, mesh_shape(config.mesh, pod.num_devices), strict=True))
-    if pod.is_compiled_for:
-        create_mesh(config.mesh, pod.devices)
     for stage in stages:
         check_shapes(config, stage, sizes)
+        _model_on(config, stage, pod)
         selection = select_trained(config, stage)
         stage_optimizer(stage, selection, abstract_params(config.model))
+
+
+def _model_on(config: RunConfig, stage: StageConfig, pod: Pod) -> ModelConfig:
+    """Returns the model with the attention that it is going to have on the pod."""
+    model = config.model
+    if not pod.is_compiled_for:
+        return model
+    choice = attention_backend(model, stage, create_mesh(config.mesh, pod.devices))
+    if choice is None:
+        return model
+    return dataclasses.replace(model, llm=dataclasses.replace(model.llm, attention=choice.name))
 
 
 def plan_stage(
@@ -199,9 +211,10 @@ def _shard_bytes(tree: object) -> float:
 def _counted_plan(config: RunConfig, stage: StageConfig, pod: Pod) -> StagePlan:
     """Returns the plan by arithmetic alone."""
     sizes = dict(zip(AXIS_NAMES, mesh_shape(config.mesh, pod.num_devices), strict=True))
-    params = abstract_params(config.model)
+    model = _model_on(config, stage, pod)
+    params = abstract_params(model)
     selection = select_trained(config, stage)
-    held = estimate_memory(config.model, stage, params, selection, sizes)
+    held = estimate_memory(model, stage, params, selection, sizes)
     counted = {name: Number(size, "counted") for name, size in held.items() if name != "all"}
     counted["needed"] = Number(held["all"], "counted")
     trained = jax.eval_shape(selection.split, params)
@@ -211,9 +224,9 @@ def _counted_plan(config: RunConfig, stage: StageConfig, pod: Pod) -> StagePlan:
         mesh=sizes,
         bytes_per_chip=counted,
         arithmetic_bytes=held["all"],
-        model_flops=full_row_flops(config.model, stage),
-        hardware_flops=Number(counted_hardware_flops(config.model, stage), "counted"),
-        hbm_bytes=Number(counted_hbm_bytes(config.model, stage, sizes, flatten(params)), "counted"),
+        model_flops=full_row_flops(model, stage),
+        hardware_flops=Number(counted_hardware_flops(model, stage), "counted"),
+        hbm_bytes=Number(counted_hbm_bytes(model, stage, sizes, flatten(params)), "counted"),
         collectives=counted_collectives(stage, sizes, pod, flatten(params), trained),
         minimum_bytes=minimum_exchange_bytes(stage, sizes, flatten(params), trained),
         activation_bytes=None,

@@ -55,7 +55,11 @@ def _variants(
     config: RunConfig, stage: StageConfig, pod: Pod
 ) -> Iterator[tuple[str, RunConfig, StageConfig]]:
     """Yields (flags, recipe, its stage) of all that could run on the pod."""
-    remats = ("none", "dots", "full") if stage.objective == "vpit" else (config.model.llm.remat,)
+    remats = (
+        ("none", "dots", "attention", "full")
+        if stage.objective == "vpit"
+        else (config.model.llm.remat,)
+    )
     for mesh, remat in itertools.product(_meshes(pod.num_devices), remats):
         rows, left = divmod(stage.global_batch_size, mesh.data * mesh.fsdp)
         for steps in (number for number in range(1, rows + 1) if not left and rows % number == 0):

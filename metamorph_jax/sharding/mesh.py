@@ -1,4 +1,9 @@
-"""The device mesh: replicas (`data`), sharded replicas (`fsdp`), split matrix products (`tensor`).
+"""The device mesh: replicas, sharded replicas, split rows, split matrix products.
+
+    data      devices see other rows
+    fsdp      devices see other rows, and share parameters and optimiser state
+    context   devices see other positions of the same rows, and share parameters, too
+    tensor    devices share each matrix product
 
 Which array lies along which axis is decided in `rules.py`.
 """
@@ -13,16 +18,16 @@ from jax.sharding import AxisType, Mesh
 from metamorph_jax.config.schema_run import MeshConfig
 from metamorph_jax.errors import UserError
 
-AXIS_NAMES = ("data", "fsdp", "tensor")
+AXIS_NAMES = ("data", "fsdp", "context", "tensor")
 
 
-def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
-    """Returns (data, fsdp, tensor) with a -1 filled in.
+def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int, int]:
+    """Returns the sizes of `AXIS_NAMES` with a -1 filled in.
 
     Raises:
         UserError: The sizes do not multiply to `num_devices`.
     """
-    sizes = (config.data, config.fsdp, config.tensor)
+    sizes = tuple(getattr(config, name) for name in AXIS_NAMES)
     problems = config.problems()
     if problems:
         raise UserError(f"mesh: {problems[0]}")
@@ -31,10 +36,11 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
         return tuple(num_devices // known if size == -1 else size for size in sizes)
     if known != num_devices or -1 in sizes:
         raise UserError(
-            f"mesh (data, fsdp, tensor)={sizes} does not fit {num_devices} device(s): "
+            f"mesh ({', '.join(AXIS_NAMES)})={sizes} does not fit {num_devices} device(s): "
             f"the given sizes multiply to {known}, which must "
             f"{'divide' if -1 in sizes else 'equal'} {num_devices}. "
-            "Change mesh.data, mesh.fsdp or mesh.tensor, or set one of them to -1 (all the rest)."
+            "Change mesh.data, mesh.fsdp, mesh.context or mesh.tensor, or set one of them to -1 "
+            "(all the rest)."
         )
     return sizes
 
@@ -57,9 +63,9 @@ def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
     except NotImplementedError as error:
         extents = np.max([device.coords for device in devices], axis=0) + 1
         raise UserError(
-            f"mesh (data, fsdp, tensor)={shape} does not lie along the axes of this pod, "
+            f"mesh ({', '.join(AXIS_NAMES)})={shape} does not lie along the axes of this pod, "
             f"{'x'.join(map(str, extents))} chips: each size must be a product of whole axes; "
-            "change mesh.data, mesh.fsdp or mesh.tensor"
+            "change the mesh"
         ) from error
 
 

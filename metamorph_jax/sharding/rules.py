@@ -6,9 +6,13 @@ things: the `embed` axis of a parameter is what FSDP splits, that of an activati
 since its rows are split already.
 
 Three checks that flax's own logical rules lack: an unknown name is an error (flax replicates
-silently), a mesh axis used for two dimensions of one array is an error, and a dimension that does
-not divide by its mesh axes is *replicated* along them. The last is deliberate: 8 key/value heads
-on 16 tensor devices, or 729 positions on anything, must run; `spec_for` tells what came of it.
+silently), a mesh axis used for two dimensions of one array is an error, and a dimension is split
+over as many of its mesh axes, from the first on, as divide it, and *replicated* along the others.
+The last is deliberate: 8 key/value heads on 16 tensor devices, or 729 positions on anything, must
+run; `spec_for` tells what came of it.
+
+Devices of the `context` axis share rows, not parameters: these are split over `context` as well as
+over `fsdp`.
 """
 
 import dataclasses
@@ -27,10 +31,18 @@ MeshAxes = str | tuple[str, ...] | None
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActivationRules:
-    """Mesh axes of activations; a field is a logical name."""
+    """Mesh axes of activations; a field is a logical name.
+
+    Attributes:
+        length: positions of a row.
+        images: of all rows, in the vision tower, where no row has to stay together.
+        patches: positions of an image.
+    """
 
     batch: MeshAxes = ("data", "fsdp")
-    length: MeshAxes = None
+    length: MeshAxes = "context"
+    images: MeshAxes = ("data", "fsdp", "context")
+    patches: MeshAxes = None
     embed: MeshAxes = None
     mlp: MeshAxes = "tensor"
     heads: MeshAxes = "tensor"
@@ -53,13 +65,13 @@ class ShardingRules:
     """
 
     vocab: MeshAxes = "tensor"
-    embed: MeshAxes = "fsdp"
+    embed: MeshAxes = ("fsdp", "context")
     mlp: MeshAxes = "tensor"
     heads: MeshAxes = "tensor"
     kv_heads: MeshAxes = "tensor"
     head_dim: MeshAxes = None
     layers: MeshAxes = None
-    vision_embed: MeshAxes = "fsdp"
+    vision_embed: MeshAxes = ("fsdp", "context")
     vision_mlp: MeshAxes = "tensor"
     vision_heads: MeshAxes = "tensor"
     visual: MeshAxes = None
@@ -83,7 +95,7 @@ def spec_for(
     Args:
         names: logical name of each dimension; None: never split.
         shape: sizes of the dimensions.
-        axis_sizes: devices along each mesh axis.
+        axis_sizes: devices along each mesh axis; an axis that is not there has one.
         rules: which table to look names up in.
 
     Raises:
@@ -93,14 +105,18 @@ def spec_for(
         raise ValueError(f"{len(names)} axis names {names} for an array of shape {shape}")
     wanted = [_mesh_axes(name, rules) for name in names]
     _check_no_axis_twice(names, wanted)
-    entries = []
-    for axes, size in zip(wanted, shape, strict=True):
-        devices = math.prod(axis_sizes[axis] for axis in axes)
-        split = devices > 1 and size % devices == 0
-        entries.append((axes[0] if len(axes) == 1 else axes) if split else None)
+    entries = [_entry(axes, size, axis_sizes) for axes, size in zip(wanted, shape, strict=True)]
     while entries and entries[-1] is None:
         entries.pop()
     return PartitionSpec(*entries)
+
+
+def _entry(axes: tuple[str, ...], size: int, axis_sizes: Mapping[str, int]) -> MeshAxes:
+    """Returns which of its mesh axes a dimension of `size` is split over."""
+    axes = tuple(axis for axis in axes if axis_sizes.get(axis, 1) > 1)
+    while axes and size % math.prod(axis_sizes[axis] for axis in axes):
+        axes = axes[:-1]
+    return (axes[0] if len(axes) == 1 else axes) if axes else None
 
 
 def _mesh_axes(name: str | None, rules: ShardingRules | ActivationRules) -> tuple[str, ...]:
@@ -157,8 +173,5 @@ def constrain(
         ValueError: Unknown name, wrong number of names, or a mesh axis used twice.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    axis_sizes = dict(mesh.shape) if not mesh.empty else {}
-    if not axis_sizes:
-        axis_sizes = dict.fromkeys(("data", "fsdp", "tensor"), 1)
-    spec = spec_for(names, x.shape, axis_sizes, rules.activations)
+    spec = spec_for(names, x.shape, {} if mesh.empty else mesh.shape, rules.activations)
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, spec)

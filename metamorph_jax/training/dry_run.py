@@ -16,6 +16,7 @@ from metamorph_jax.errors import UserError
 from metamorph_jax.metrics.flops import num_params
 from metamorph_jax.models.init import abstract_params
 from metamorph_jax.optim.schedule import num_warmup_steps, peak_learning_rate
+from metamorph_jax.sharding.mesh import AXIS_NAMES
 from metamorph_jax.training.memory import estimate_memory
 from metamorph_jax.training.program import (
     check_shapes,
@@ -58,7 +59,7 @@ def dry_run(config: RunConfig) -> None:
 
 def mesh_sizes(config: RunConfig) -> dict[str, int]:
     """Returns devices per mesh axis; an open (-1) axis takes the devices that are here."""
-    sizes = {"data": config.mesh.data, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor}
+    sizes = {axis: getattr(config.mesh, axis) for axis in AXIS_NAMES}
     fixed = int(np.prod([size for size in sizes.values() if size > 0]))
     return {
         axis: size if size > 0 else max(1, jax.device_count() // fixed)

@@ -75,7 +75,8 @@ def images_per_call(config: RunConfig, stage: StageConfig) -> int:
     """Returns how many images each device encodes at once in a training step."""
     mesh = mesh_sizes(config)
     rows = stage.global_batch_size // (mesh["data"] * mesh["fsdp"] * stage.grad_accum_steps)
-    return max(1, rows) * stage.data.max_images
+    images = max(1, rows) * stage.data.max_images
+    return images // mesh["context"] if images % mesh["context"] == 0 else images
 
 
 @dataclasses.dataclass

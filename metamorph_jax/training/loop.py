@@ -35,6 +35,7 @@ from metamorph_jax.training.stages import (
     prepare_stage,
 )
 from metamorph_jax.training.state import TrainState, create_state
+from metamorph_jax.training.step import attention_backend
 from metamorph_jax.typing import PyTree
 
 
@@ -113,6 +114,9 @@ def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> T
     end = min(stage.config.total_steps, run.last_step - stage.first_step)
     batches = device_batches(stage, run.config.model, step, run.mesh)
     print(f"stage {stage.config.name}: {describe(stage.data)}", flush=True)
+    choice = attention_backend(run.config.model, stage.config, run.mesh)
+    if choice is not None:
+        print(f"attention: {choice.name} ({choice.reason})", flush=True)
     recorder = Recorder(run.config, stage, run.workdir, first=step, last=end)
     recorder.waiting_for("compiling")
     saved = step

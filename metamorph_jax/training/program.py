@@ -56,7 +56,7 @@ def stage_program(
     """
     selection = select_trained(config, stage, token_rows)
     optimizer = stage_optimizer(stage, selection, abstract_params(config.model))
-    layout = state_layout(config.model, selection, optimizer, mesh)
+    layout = state_layout(config.model, selection, optimizer, mesh, frozen_dtype=stage.frozen_dtype)
     step = make_train_step(config.model, stage, selection, optimizer, layout, mesh)
     return StageProgram(selection, optimizer, layout, step)
 

@@ -1,5 +1,6 @@
 """One update: gradients of the trained part, guarded against NaN, accumulated, sharded."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -10,7 +11,9 @@ from jax.sharding import Mesh
 
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import StageConfig
+from metamorph_jax.errors import UserError
 from metamorph_jax.objectives.reduce import row_weights
+from metamorph_jax.ops.backends import Choice, choose_backend
 from metamorph_jax.optim.schedule import make_schedule
 from metamorph_jax.optim.selection import Selection
 from metamorph_jax.sharding.mesh import num_batch_shards
@@ -36,6 +39,12 @@ def make_train_step(
     `grad_norm` (before clipping), `learning_rate`, counts of what was supervised, and the
     counters of skipped updates.
     """
+    choice = attention_backend(model, stage, mesh)
+    if choice is not None:
+        model = dataclasses.replace(
+            model, llm=dataclasses.replace(model.llm, attention=choice.name)
+        )
+    check_offload(model, mesh)
     gradients = make_gradients(model, stage, selection, num_batch_shards(mesh))
     schedule = make_schedule(stage.optimizer, stage.total_steps, stage.global_batch_size)
 
@@ -69,6 +78,38 @@ def make_train_step(
         out_shardings=(layout.shardings, None),
         donate_argnums=0,
     )
+
+
+def attention_backend(model: ModelConfig, stage: StageConfig, mesh: Mesh) -> Choice | None:
+    """Returns what computes the decoder's attention on this mesh; None: the stage has no decoder.
+
+    It goes by the devices of the mesh, which need not be those that are here.
+
+    Raises:
+        UserError: the backend that the recipe names cannot compute the stage's rows there.
+    """
+    if stage.objective != "vpit":
+        return None
+    return choose_backend(
+        model.llm.attention,
+        mesh.devices.flat[0].platform,
+        head_dim=model.llm.head_dim,
+        length=stage.data.max_seq_len,
+        num_context=mesh.shape["context"],
+    )
+
+
+def check_offload(model: ModelConfig, mesh: Mesh) -> None:
+    """Raises a UserError if what enters a block is to wait in a memory that is not there."""
+    device = mesh.devices.flat[0]
+    if model.llm.remat != "offload" or device.platform != "cpu":
+        return
+    kinds = sorted(memory.kind for memory in device.addressable_memories())
+    if "pinned_host" not in kinds:
+        raise UserError(
+            "config.model.llm.remat='offload' keeps activations in the memory 'pinned_host', but "
+            f"the CPU devices of this jax have only {', '.join(kinds)}; use 'full'"
+        )
 
 
 def make_gradients(

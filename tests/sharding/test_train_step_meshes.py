@@ -14,7 +14,16 @@ from tests.tiny import tiny_batch, tiny_model, tiny_stage
 from tests.tolerances import FLOAT32_TRAINED
 from tests.training_setup import make_setup
 
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
+MESHES = [
+    (8, 1, 1),
+    (1, 8, 1),
+    (2, 2, 2),
+    (1, 4, 2),
+    # With rows split over `context`, the last of four.
+    (1, 2, 2, 2),
+    (1, 1, 1, 8),
+    (2, 1, 1, 4),
+]
 NUM_STEPS = 20
 # Ten times the rate of real runs; more would only magnify rounding through Adam's division.
 STAGE = tiny_stage(optimizer=OptimizerConfig(learning_rate=1e-3))

@@ -88,7 +88,7 @@ def test_a_sweep_ranks_what_fits_and_is_fast_first(recipe, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config.mesh.fsdp=3"], r"\(1, 3, 1\) does not fit 8 device\(s\): .* multiply to 3"),
+        (["--config.mesh.fsdp=3"], r"\(1, 3, 1, 1\) does not fit 8 device\(s\): .* multiply to 3"),
         (["--config.stages.vpit.global_batch_size=12"], r"=12 does not divide by 8 batch shards"),
         (["--config.mesh.fsdp=1", "--config.mesh.tensor=8"], r"tensor=8.*4 = 0 x 8 \+ 4"),
         (["--config.model.llm.max_seq_len=64"], r"max_seq_len=128 is more than .*=64"),

@@ -19,7 +19,7 @@ USABLE_BYTES = 74 * 2**30  # of an accelerator of 80 GB
 def test_the_8b_recipe_fits_its_hardware(variant):
     config = load_recipe(f"{CONFIGS}/vpit_8b.py:{variant}")
     params, mesh = abstract_params(config.model), mesh_sizes(config)
-    assert mesh == {"data": 1, "fsdp": 64, "tensor": 1}
+    assert mesh == {"data": 1, "fsdp": 64, "context": 1, "tensor": 1}
     for stage in config.stages:
         check_batch_divides(stage, 64)
         rows = (0, 1) if stage.train_new_token_rows else ()

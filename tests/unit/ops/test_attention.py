@@ -83,7 +83,7 @@ def packed_rows(length, seed=0):
 
 
 def in_blocks(query, key, value, segments):
-    return causal_attention(query, key, value, causal_segment_mask(segments))
+    return causal_attention(query, key, value, segments)
 
 
 def whole(query, key, value, segments):
@@ -138,4 +138,4 @@ def test_the_backward_pass_keeps_no_scores():
     query, key, value, segments = packed_rows(1024)
     _, backward = jax.vjp(lambda *inputs: in_blocks(*inputs, segments), query, key, value)
     largest = max(leaf.size for leaf in jax.tree.leaves(backward))
-    assert largest <= 2 * 1024 * 1024  # the mask itself; scores have 4 heads times as many
+    assert largest <= query.size  # no scores, and no mask

@@ -18,7 +18,7 @@ from metamorph_jax.sharding.rules import (
     specs_for,
 )
 
-SIZES = {"data": 2, "fsdp": 4, "tensor": 2}
+SIZES = {"data": 2, "fsdp": 4, "context": 1, "tensor": 2}
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,23 @@ def test_activations_have_their_own_table():
     assert spec == P(("data", "fsdp"))
     spec = spec_for(("batch", "length", "heads", "head_dim"), (16, 10, 4, 8), SIZES, rules)
     assert spec == P(("data", "fsdp"), None, "tensor")
-    assert spec_for(("batch",), (12,), SIZES, rules) == P()
+    assert spec_for(("batch",), (12,), SIZES, rules) == P("data")
+    assert spec_for(("batch",), (13,), SIZES, rules) == P()
 
 
 def test_axes_of_one_device_are_left_out():
     assert spec_for(("embed", "mlp"), (64, 32), SIZES | {"fsdp": 1}) == P(None, "tensor")
+
+
+def test_context_splits_positions_and_shares_parameters():
+    sizes = {"data": 1, "fsdp": 2, "context": 2, "tensor": 2}
+    assert spec_for(("embed", "mlp"), (64, 32), sizes) == P(("fsdp", "context"), "tensor")
+    rules = DEFAULT_RULES.activations
+    assert spec_for(("batch", "length", "embed"), (4, 8, 16), sizes, rules) == P("fsdp", "context")
+    assert spec_for(("images", "patches"), (8, 9), sizes, rules) == P(("fsdp", "context"))
+    # As many axes as divide, from the first on.
+    assert spec_for(("images", "patches"), (6, 9), sizes, rules) == P("fsdp")
+    assert spec_for(("embed",), (66,), sizes) == P("fsdp")
 
 
 def test_unknown_name_is_an_error_with_the_nearest():
