@@ -12,7 +12,7 @@ from metamorph_jax.optim.selection import select
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.sharding.rules import batch_sharding
 from metamorph_jax.training.initial import create_params
-from metamorph_jax.training.stages import stage_optimizer
+from metamorph_jax.training.program import stage_optimizer
 from metamorph_jax.training.state import create_state, state_layout
 from metamorph_jax.training.step import make_train_step
 

@@ -1,6 +1,6 @@
-"""Rates of a running loop from host timestamps, and the peaks that MFU is measured against.
+"""Rates of a running loop from host timestamps, and the peak that MFU is measured against.
 
-How many FLOPs a step is worth is counted in `flops.py`.
+How many FLOPs a step is worth is counted in `flops.py`; peaks of chips are in `chips.py`.
 """
 
 import collections
@@ -8,19 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-# Dense bf16 peak of one device, by a part of what `jax.Device.device_kind` says; first match wins.
-# Source: makers' data sheets. H100 PCIe has fewer, slower units than the SXM board of that name.
-_PEAKS = (
-    ("h100 pcie", 756e12),
-    ("h100", 989e12),
-    ("h200", 989e12),
-    ("a100", 312e12),
-    ("tpu v6", 918e12),
-    ("tpu v5 lite", 197e12),
-    ("tpu v5e", 197e12),
-    ("tpu v5", 459e12),
-    ("tpu v4", 275e12),
-)
+from metamorph_jax.metrics.chips import chip_of_kind
 
 
 def peak_flops_per_device(device_kind: str) -> float | None:
@@ -29,8 +17,8 @@ def peak_flops_per_device(device_kind: str) -> float | None:
     Args:
         device_kind: as `jax.devices()[0].device_kind` says ("NVIDIA H200", "TPU v5 lite").
     """
-    kind = device_kind.lower()
-    return next((peak for name, peak in _PEAKS if name in kind), None)
+    chip = chip_of_kind(device_kind)
+    return chip.peak_flops if chip else None
 
 
 def measured_float32_matmul_flops(size: int = 1024, num_repeats: int = 5) -> float:

@@ -48,18 +48,25 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int, int
 def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh over `devices` (default: all), `tensor` innermost.
 
-    `tensor` varies fastest, so that the devices that talk most are neighbours. Without explicit
-    `devices`, jax orders them for the topology. Axis types are Auto: the compiler completes what
+    `tensor` varies fastest, so that the devices that talk most are neighbours; on a TPU pod, jax
+    orders them along its torus. Axis types are Auto: the compiler completes what
     `rules.constrain` leaves open.
 
     Raises:
-        UserError: The sizes do not multiply to the number of devices.
+        UserError: The sizes do not multiply to the number of devices, or do not fit the torus.
     """
     auto = (AxisType.Auto,) * len(AXIS_NAMES)
-    if devices is None:
-        return jax.make_mesh(mesh_shape(config, jax.device_count()), AXIS_NAMES, axis_types=auto)
+    devices = jax.devices() if devices is None else devices
     shape = mesh_shape(config, len(devices))
-    return Mesh(np.asarray(devices).reshape(shape), AXIS_NAMES, axis_types=auto)
+    try:
+        return jax.make_mesh(shape, AXIS_NAMES, axis_types=auto, devices=devices)
+    except NotImplementedError as error:
+        extents = np.max([device.coords for device in devices], axis=0) + 1
+        raise UserError(
+            f"mesh ({', '.join(AXIS_NAMES)})={shape} does not lie along the axes of this pod, "
+            f"{'x'.join(map(str, extents))} chips: each size must be a product of whole axes; "
+            "change the mesh"
+        ) from error
 
 
 def num_batch_shards(mesh: Mesh) -> int:

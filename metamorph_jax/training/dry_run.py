@@ -13,21 +13,18 @@ from metamorph_jax.config.schema_run import RunConfig, StageConfig
 from metamorph_jax.data.spans import example_spans, spans_as_text
 from metamorph_jax.data.tokenizer import load_tokenizer
 from metamorph_jax.errors import UserError
-from metamorph_jax.metrics.flops import BatchCounts, contrastive_flops, model_flops, num_params
+from metamorph_jax.metrics.flops import num_params
 from metamorph_jax.models.init import abstract_params
 from metamorph_jax.optim.schedule import num_warmup_steps, peak_learning_rate
-from metamorph_jax.optim.selection import select
 from metamorph_jax.sharding.mesh import AXIS_NAMES
 from metamorph_jax.training.memory import estimate_memory
-from metamorph_jax.training.stages import (
-    check_batch_divides,
-    check_row_length,
-    check_vocabulary,
-    describe,
-    missing_sources,
-    stage_data,
+from metamorph_jax.training.program import (
+    check_shapes,
+    full_row_flops,
+    select_trained,
     stage_optimizer,
 )
+from metamorph_jax.training.stages import check_vocabulary, describe, missing_sources, stage_data
 from metamorph_jax.trees import flatten
 
 GIB = 2**30
@@ -73,11 +70,8 @@ def mesh_sizes(config: RunConfig) -> dict[str, int]:
 def _print_stage(config: RunConfig, stage: StageConfig, params: dict, mesh: dict[str, int]) -> None:
     """Prints batch arithmetic and memory of one stage."""
     num_shards = mesh["data"] * mesh["fsdp"]
-    check_batch_divides(stage, num_shards)
-    check_row_length(config.model, stage)
-    rows = (0, 1) if stage.train_new_token_rows else ()  # which two does not matter for counting
-    where = f"config.stages.{stage.name}"
-    selection = select(params, stage.trained, stage.excluded, rows, where)
+    check_shapes(config, stage, mesh)
+    selection = select_trained(config, stage)
     stage_optimizer(stage, selection, params)  # for its checks
     trained = sum(leaf.size for leaf in jax.eval_shape(selection.split, params).values())
     total = sum(leaf.size for leaf in flatten(params).values())
@@ -98,32 +92,10 @@ def _print_stage(config: RunConfig, stage: StageConfig, params: dict, mesh: dict
             f"  tokens per step   {tokens:,} ({data.max_seq_len:,} a row, up to "
             f"{data.max_images} images); {tokens * stage.total_steps:,} in all"
         )
-    print(f"  model FLOPs       {_flops(config, stage):.4g} per step, rows full")
+    print(f"  model FLOPs       {full_row_flops(config.model, stage):.4g} per step, rows full")
     print("  memory per device")
     for name, size in estimate_memory(config.model, stage, params, selection, mesh).items():
         print(f"    {name:40}{size / GIB:9.3f} GiB")
-
-
-def _flops(config: RunConfig, stage: StageConfig) -> float:
-    """Returns the model FLOPs of a step whose rows hold one full-length example each."""
-    if stage.objective == "contrastive":
-        return contrastive_flops(config.model, stage.global_batch_size)
-    rows, length = stage.global_batch_size, stage.data.max_seq_len
-    num_tokens = config.model.visual_tokens.num_tokens
-    images = rows * min(stage.data.max_images, length // (num_tokens + 2))
-    counts = BatchCounts(
-        num_tokens=rows * length,
-        sum_squared_lengths=rows * length**2,
-        num_images=images,
-        num_visual_targets=images * num_tokens,
-    )
-    return model_flops(
-        config.model,
-        counts,
-        stage.trained,
-        stage.excluded,
-        has_features=bool(stage.data.features),
-    )
 
 
 def _print_sample(config: RunConfig) -> list[str]:

@@ -23,14 +23,16 @@ from metamorph_jax.errors import UserError
 from metamorph_jax.metrics.progress import Progress
 from metamorph_jax.models.init import abstract_params
 from metamorph_jax.ops.normalize import PIXEL_STATISTICS
-from metamorph_jax.optim.optimizer import make_optimizer
-from metamorph_jax.optim.selection import Selection, select
-from metamorph_jax.sharding.mesh import num_batch_shards
+from metamorph_jax.optim.selection import Selection
 from metamorph_jax.signals import Stopped
 from metamorph_jax.training.initial import check_sources
-from metamorph_jax.training.state import StateLayout, state_layout
-from metamorph_jax.training.step import make_train_step
-from metamorph_jax.typing import PyTree
+from metamorph_jax.training.program import (
+    check_shapes,
+    select_trained,
+    stage_optimizer,
+    stage_program,
+)
+from metamorph_jax.training.state import StateLayout
 
 _SILENT_SECS = 3.0
 
@@ -89,9 +91,8 @@ def check_stages(config: RunConfig, mesh: Mesh, tokenizer: Tokenizer) -> None:
     check_vocabulary(config, tokenizer)
     check_template(choose_template(config.tokenizer), tokenizer)
     for stage in config.stages:
-        check_batch_divides(stage, num_batch_shards(mesh))
-        check_row_length(config.model, stage)
-        selection = stage_selection(config, stage, tokenizer)
+        check_shapes(config, stage, mesh.shape)
+        selection = select_trained(config, stage, token_rows(stage, tokenizer))
         stage_optimizer(stage, selection, abstract_params(config.model))
         for path in missing_sources(stage):
             raise UserError(f"config.stages.{stage.name}.data: {path} is no file")
@@ -128,17 +129,12 @@ def prepare_stage(
         Stopped: `stop` said so.
     """
     stage = config.stages[index]
-    selection = stage_selection(config, stage, tokenizer)
-    optimizer = stage_optimizer(stage, selection, abstract_params(config.model))
-    layout = state_layout(config.model, selection, optimizer, mesh, frozen_dtype=stage.frozen_dtype)
+    program = stage_program(config, stage, mesh, token_rows(stage, tokenizer))
     return Stage(
         config=stage,
         first_step=first_steps(config)[index],
         data=stage_data(config, stage, tokenizer, folder, resumed, stop),
-        selection=selection,
-        optimizer=optimizer,
-        layout=layout,
-        train_step=make_train_step(config.model, stage, selection, optimizer, layout, mesh),
+        **program._asdict(),
     )
 
 
@@ -221,45 +217,11 @@ class DataProgress:
             self._progress.close()
 
 
-def stage_selection(config: RunConfig, stage: StageConfig, tokenizer: Tokenizer) -> Selection:
-    """Returns which parameters the stage trains."""
-    rows: tuple[int, ...] = ()
-    if stage.train_new_token_rows:
-        needed_by = f"config.stages.{stage.name}.train_new_token_rows"
-        rows = tokenizer.image_token_ids(needed_by)
-    params = abstract_params(config.model)
-    return select(params, stage.trained, stage.excluded, rows, where=f"config.stages.{stage.name}")
-
-
-def stage_optimizer(
-    stage: StageConfig, selection: Selection, params: PyTree
-) -> optax.GradientTransformation:
-    """Returns the stage's optimiser over the selected part of `params`."""
-    paths = list(jax.eval_shape(selection.split, params))
-    return make_optimizer(stage.optimizer, stage.total_steps, stage.global_batch_size, paths)
-
-
-def check_batch_divides(stage: StageConfig, num_shards: int) -> None:
-    """Raises a UserError unless each device gets the same rows in every micro-batch."""
-    if stage.global_batch_size % (num_shards * stage.grad_accum_steps):
-        raise UserError(
-            f"config.stages.{stage.name}.global_batch_size={stage.global_batch_size} does not "
-            f"divide by {num_shards} batch shards (mesh data x fsdp) x grad_accum_steps="
-            f"{stage.grad_accum_steps}; make it a multiple of "
-            f"{num_shards * stage.grad_accum_steps}, or change the mesh"
-        )
-
-
-def check_row_length(model: ModelConfig, stage: StageConfig) -> None:
-    """Raises a UserError if rows may hold longer sequences than the decoder is meant for."""
-    longest, length = model.llm.max_seq_len, stage.data.max_seq_len
-    if stage.objective == "vpit" and length > longest:
-        raise UserError(
-            f"config.stages.{stage.name}.data.max_seq_len={length} is more than "
-            f"config.model.llm.max_seq_len={longest}, the longest sequence that the decoder is "
-            "meant for (by its rotary embedding, or by a sliding window of its checkpoint); make "
-            "rows shorter"
-        )
+def token_rows(stage: StageConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Returns the rows of the input embedding that the stage trains alone."""
+    if not stage.train_new_token_rows:
+        return ()
+    return tokenizer.image_token_ids(f"config.stages.{stage.name}.train_new_token_rows")
 
 
 def check_answer_images(model: ModelConfig, stage: StageConfig, num_images: int) -> None:

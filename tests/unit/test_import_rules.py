@@ -33,6 +33,7 @@ ROOMS = {
         "runtime",
         "sharding",
     },
+    "planning": {"metrics", "models", "sharding", "training"},
     "decoding": {"models", "data", "checkpoints", "sharding", "ops"},
     "visualizer": {"metrics"},
     "report": {"decoding", "data", "checkpoints", "metrics", "models", "sharding", "visualizer"},
@@ -45,7 +46,12 @@ ONLY_IN = {
     "orbax": {"checkpoints"},
     "ml_collections": {"config"},
 }
-LIGHT = ["metamorph_jax.config", "metamorph_jax.train", "metamorph_jax.hub.configs"]
+LIGHT = [
+    "metamorph_jax.config",
+    "metamorph_jax.train",
+    "metamorph_jax.plan",
+    "metamorph_jax.hub.configs",
+]
 NO_JAX = {"config", "data", "visualizer"}
 # Copied into exported folders, where there is no package around them.
 REMOTE = PACKAGE / "hub" / "remote"

@@ -9,7 +9,7 @@ from metamorph_jax.models.init import abstract_params
 from metamorph_jax.optim.selection import select
 from metamorph_jax.training.dry_run import mesh_sizes
 from metamorph_jax.training.memory import estimate_memory
-from metamorph_jax.training.stages import check_batch_divides
+from metamorph_jax.training.program import check_batch_divides
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 USABLE_BYTES = 74 * 2**30  # of an accelerator of 80 GB
