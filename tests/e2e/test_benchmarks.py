@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -19,6 +21,13 @@ def run(name, *options):
 
 def test_decode_benchmark():
     assert run("decode.py", "--repeats=1").count("parity") == 2
+
+
+@pytest.mark.slow
+def test_compile_cache_benchmark():
+    output = run("compile_cache.py", "--stage=adapter", "--trials=1")
+    assert "parity: 3 losses of 1 pairs of starts equal bit for bit" in output
+    assert output.endswith(": reached\n")
 
 
 def test_quick_data_benchmark():
