@@ -69,7 +69,7 @@ def find_place(environment: Mapping[str, str]) -> Place | None:
 def check_alone(environment: Mapping[str, str], program: str) -> None:
     """Raises a UserError if there are other processes, for a program that works alone."""
     place = find_place(environment)
-    if place is not None and (place.index or 0) >= 0 and place.count != 1:
+    if place is not None:
         raise UserError(
             f"{program} works in one process, but this is {place.describe()}; start it once, "
             f"without srun and without {', '.join(PLAIN)}"

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -46,6 +48,13 @@ def test_quick_cross_entropy_benchmark():
 def test_quick_compile_time_benchmark():
     output = run("compile_time.py", "--quick")
     assert output.count("parity  loss of step") == 3 and len(goals(output)) == 1
+
+
+@pytest.mark.slow
+def test_compile_cache_benchmark():
+    output = run("compile_cache.py", "--stage=adapter", "--trials=1")
+    assert "parity: 3 losses of 1 pairs of starts equal bit for bit" in output
+    assert output.endswith(": reached\n")
 
 
 def test_quick_data_benchmark():

@@ -1,5 +1,6 @@
 """Two and four processes on this machine train as one does, and end and go on together."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -110,13 +111,17 @@ def wait_for_step(processes, folder, workdir, step):
 
 
 def test_two_processes_train_as_one_with_two_devices(world):
-    codes, (first, second) = ended(together(world, 2, "two"))
+    codes, (first, second) = ended(together(world, 2, "two", "--profile=5:6"))
     assert codes == [0, 0], first + second
     assert_same_losses(world, "two", "one-2")
     assert "2 processes" in first and f"step {NUM_STEPS}/{NUM_STEPS}" in first
     said = [line for line in second.splitlines() if "[Gloo]" not in line]
     assert len(said) == 1 and "joining the others" in said[0]
     assert not list((world / "two").glob(".shared*"))
+    assert len(list((world / "two" / "profile").rglob("*.xplane.pb"))) == 1
+    lines = [json.loads(line) for line in (world / "two" / "metrics.jsonl").open()]
+    assert [line["step"] for line in lines if "compile_secs" in line] == [1]
+    assert lines[-1]["tokens_per_sec"] > lines[-1]["useful_tokens_per_sec"] > 0
 
 
 def test_four_processes_started_by_the_script_share_rows_of_a_tensor_mesh(world):
