@@ -10,6 +10,8 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from PIL import Image
 from safetensors.numpy import save_file
 
+from metamorph_jax.hub.remote.configuration_metamorph import MetaMorphConfig
+from metamorph_jax.hub.remote.modeling_metamorph import MetaMorphForConditionalGeneration
 from metamorph_jax.visualizer.feed import PictureData
 from metamorph_jax.visualizer.schema import (
     CheckpointConfig,
@@ -139,4 +141,33 @@ def write_stable_diffusion(folder: Path, context_dim: int = 8) -> Path:
         skip_prk_steps=True,
         steps_offset=1,
     ).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def write_encoder(folder: Path, num_tokens: int = NUM_TOKENS, width: int = TOKEN_DIM) -> Path:
+    """Writes a random exported MetaMorph that takes pictures of 12 pixels; returns its folder."""
+    torch.manual_seed(0)
+    config = MetaMorphConfig(
+        text_config={
+            "vocab_size": 16,
+            "hidden_size": 8,
+            "intermediate_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+        },
+        vision_config={
+            "hidden_size": width,
+            "intermediate_size": 8,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 12,
+            "patch_size": 4,
+        },
+        num_image_tokens=num_tokens,
+        image_token_id=13,
+        image_start_token_id=14,
+        image_end_token_id=15,
+    )
+    MetaMorphForConditionalGeneration(config).save_pretrained(folder)
     return folder

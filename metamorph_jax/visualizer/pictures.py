@@ -114,9 +114,9 @@ def middle_square(image: Image.Image, size: int) -> Shaped[np.ndarray, "size siz
     the resizing here, which only the outermost pixels can tell.
     """
     side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box))
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    middle = image.crop((left, top, left + side, top + side))
+    return np.asarray(middle.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def squashed(image: Image.Image, size: int) -> Shaped[np.ndarray, "size size 3"]:
