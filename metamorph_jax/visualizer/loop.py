@@ -6,6 +6,7 @@ One update is in trainer.py; what a checkpoint looks like, in checkpoint.py; dat
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Literal
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from metamorph_jax.errors import UserError
 from metamorph_jax.metrics.phases import record_phase
 from metamorph_jax.metrics.progress import Progress
 from metamorph_jax.metrics.writers import MetricWriter
@@ -76,7 +78,7 @@ def train(
 
 def _prepare(config: VisualizerRunConfig, sources: Sources, out: Path, resume: str) -> "_Run":
     """Opens the data; continues what is in the folder, or begins."""
-    accelerator = Accelerator(mixed_precision=config.training.mixed_precision)
+    accelerator = _open_accelerator(config)
     share = (accelerator.process_index, accelerator.num_processes)
     sources.check(config.model)
     encoder = sources.open_encoder(config.model)
@@ -98,6 +100,18 @@ def _prepare(config: VisualizerRunConfig, sources: Sources, out: Path, resume: s
         trainer.restore(checkpoint)
         accelerator.print(f"continuing {checkpoint}")
     return _Run(config, out, accelerator, trainer, feed, trainer.step)
+
+
+def _open_accelerator(config: VisualizerRunConfig) -> Accelerator:
+    """Returns this process's place among all."""
+    accelerator = Accelerator(mixed_precision=config.training.mixed_precision)
+    announced = int(os.environ.get("WORLD_SIZE", "1"))
+    if announced != accelerator.num_processes:
+        raise UserError(
+            f"{announced} processes were started (WORLD_SIZE), but accelerate sees "
+            f"{accelerator.num_processes}; without GPUs, set ACCELERATE_USE_CPU=true for all"
+        )
+    return accelerator
 
 
 def _prepare_folder(out: Path, resume: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import signal
 
 import pytest
@@ -100,6 +101,32 @@ def test_diverging_run_stops_with_its_metrics_written(files, tmp_path):
     with pytest.raises(UserError, match="step 2: loss"):
         train(dataclasses.replace(RUN, training=training), files, tmp_path / "run")
     assert [step for step, _ in losses(tmp_path / "run")] == [1]
+
+
+def test_full_disk_costs_one_interval(files, tmp_path):
+    train(RUN, files, tmp_path / "unbroken")
+    run = tmp_path / "run"
+    train(RUN, files, run, max_steps=2)
+    whole = (run / "checkpoints/00000002/model.safetensors").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole // 2, before[1]))  # no file may be as long
+    try:
+        with pytest.raises(UserError, match="the checkpoint of step 4 could not be written"):
+            train(RUN, files, run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert complete_steps(run) == [2]
+    train(RUN, files, run)
+    assert (losses(run), weights(run)) == (
+        losses(tmp_path / "unbroken"),
+        weights(tmp_path / "unbroken"),
+    )
+
+
+def test_processes_that_accelerate_does_not_see_are_told(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"2 processes were started .* ACCELERATE_USE_CPU"):
+        train(RUN, files, tmp_path / "run")
 
 
 def test_nothing_is_written_when_the_files_are_bad(tmp_path):
