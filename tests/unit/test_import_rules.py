@@ -35,7 +35,7 @@ ROOMS = {
     },
     "planning": {"metrics", "models", "sharding", "training"},
     "decoding": {"models", "data", "checkpoints", "sharding", "ops"},
-    "visualizer": {"metrics"},
+    "visualizer": {"data", "hub", "metrics"},
     "report": {"decoding", "data", "checkpoints", "metrics", "models", "sharding", "visualizer"},
 }
 ONLY_IN = {
