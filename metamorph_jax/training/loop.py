@@ -24,6 +24,7 @@ from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.signals import EXIT_STOPPED, Stopped, StopRequest
 from metamorph_jax.training.feature_cache import check_caches
 from metamorph_jax.training.initial import create_params, new_token_ids
+from metamorph_jax.training.pictures import PicturePainter, check_pictures
 from metamorph_jax.training.recorder import Recorder
 from metamorph_jax.training.resume import Start, check_same_data, find_start
 from metamorph_jax.training.stages import (
@@ -44,6 +45,7 @@ class Run:
 
     Attributes:
         last_step: global step at which to stop.
+        painter: paints pictures meanwhile.
         new_ids: tokens that pretrained weights do not know.
     """
 
@@ -52,6 +54,7 @@ class Run:
     store: CheckpointStore
     workdir: Path
     last_step: int
+    painter: PicturePainter
     new_ids: tuple[int, ...] = ()
 
 
@@ -78,15 +81,18 @@ def train(
     mesh = create_mesh(config.mesh)
     tokenizer = load_tokenizer(config.tokenizer.path)
     check_stages(config, mesh, tokenizer)
+    check_pictures(config.pictures)
     store = CheckpointStore(workdir / CHECKPOINTS, keep=config.checkpoint.keep)
     start = find_start(config, store, resume)
     workdir.mkdir(parents=True, exist_ok=True)
     ends = first_steps(config)
     last_step = ends[-1] if max_steps is None else min(ends[-1], max_steps)
-    run = Run(config, mesh, store, workdir, last_step, new_token_ids(config.model, tokenizer))
+    painter = PicturePainter(config.pictures, workdir, start.global_step)
+    new_ids = new_token_ids(config.model, tokenizer)
+    run = Run(config, mesh, store, workdir, last_step, painter, new_ids)
     print(f"{config.name}: {start.describe()}, mesh {dict(mesh.shape)}, {workdir}", flush=True)
     params = None
-    with jax.set_mesh(mesh), StopRequest() as stop:
+    with jax.set_mesh(mesh), painter, StopRequest() as stop:
         try:
             for index in range(start.stage_index, len(config.stages)):
                 if stop or ends[index] >= last_step:
@@ -104,6 +110,7 @@ def train(
         finally:
             # Also after an error, and still deaf to signals: what is being saved is good.
             store.wait()
+        painter.finish(stop)
     return EXIT_STOPPED if stop else 0
 
 
@@ -128,6 +135,7 @@ def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> T
         state, metrics = stage.train_step(state, batch)
         step += 1
         recorder.record(step, metrics, work)
+        run.painter.poll()
         if step % run.config.checkpoint.interval_steps == 0 and step < end:
             recorder.flush()  # a checkpoint never is ahead of metrics.jsonl
             _save(run, stage, state, step)
@@ -182,3 +190,5 @@ def _save(run: Run, stage: Stage, state: TrainState, step: int) -> None:
         versions=library_versions(),
     )
     run.store.save(meta.step, state, meta)
+    if stage.config.objective == "vpit":
+        run.painter.saved(meta.step)
