@@ -1,9 +1,12 @@
 """A visualizer of a few thousand parameters, and the files it is trained on."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -42,6 +45,14 @@ RUN = VisualizerRunConfig(
         total_steps=6, batch_size=4, learning_rate=1e-3, schedule="cosine", warmup_steps=1
     ),
     checkpoint=CheckpointConfig(interval_steps=2),
+)
+
+# Stable Diffusion in small: 4 channels at half the side, the real noise process.
+SD_MODEL = dataclasses.replace(
+    MODEL,
+    unet=None,
+    latents=LatentsConfig(kind="vae", size=8, channels=4, picture_size=16),
+    diffusion=DiffusionConfig(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
 )
 
 # The same recipe as a file, as a user would write it.
@@ -85,3 +96,36 @@ def write_data(folder: Path, count: int = 10) -> tuple[Path, Path]:
     save_file({"features": features}, file, metadata={"images": json.dumps(names)})
     save_file({"visual_tokens": features[:3]}, folder / "visual_tokens.safetensors")
     return file, images
+
+
+def write_stable_diffusion(folder: Path, context_dim: int = 8) -> Path:
+    """Writes a random Stable Diffusion of a few thousand parameters; returns its folder."""
+    torch.manual_seed(0)
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4, 8),
+        norm_num_groups=2,
+        latent_channels=4,
+        sample_size=16,
+    ).save_pretrained(folder / "vae")
+    UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        cross_attention_dim=context_dim,
+        attention_head_dim=2,
+    ).save_pretrained(folder / "unet")
+    PNDMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        skip_prk_steps=True,
+        steps_offset=1,
+    ).save_pretrained(folder / "scheduler")
+    return folder

@@ -1,22 +1,21 @@
 """Visualizers on disk: folders of safetensors that appear whole or not at all.
 
     RUN/checkpoints/00000800/config.json                   the model (VisualizerConfig)
-                             model.safetensors             its weights
+                             model.safetensors             weights of projector and U-Net
+                             ema.safetensors               their moving averages, if there are any
                              training_state.safetensors    Adam moments, step, recipe
-                             manifest.json                 size and SHA-256 of the three
+                             manifest.json                 size and SHA-256 of the others
+    RUN/checkpoints/stable_diffusion/                      frozen parts (parts.py), once for all
 
-A folder is written beside its final place, forced to disk and renamed. What damage it takes later
-shows in the manifest; then the one before it is used. `load_visualizer` takes a run, one of its
-checkpoints, or a folder that holds only config.json and model.safetensors.
+A checkpoint that took damage shows in its manifest; then the one before it is used.
+`load_visualizer` takes a run, one of its checkpoints, or a folder that holds only config.json,
+model.safetensors and, for a VAE, stable_diffusion/.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,14 @@ from torch import Tensor, nn
 from metamorph_jax.config.loading import from_dict, to_dict
 from metamorph_jax.errors import UserError
 from metamorph_jax.visualizer.dataset import ENCODER
+from metamorph_jax.visualizer.manifest import MANIFEST_FILE, find_damage, whole_folder
 from metamorph_jax.visualizer.model import Visualizer
+from metamorph_jax.visualizer.parts import PICKLES, Parts, keep_parts, load_parts
 from metamorph_jax.visualizer.schema import VisualizerConfig
 
-CHECKPOINTS = "checkpoints"
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-STATE_FILE, MANIFEST_FILE = "training_state.safetensors", "manifest.json"
+CHECKPOINTS, PARTS = "checkpoints", "stable_diffusion"
+CONFIG_FILE, WEIGHTS_FILE, EMA_FILE = "config.json", "model.safetensors", "ema.safetensors"
+STATE_FILE = "training_state.safetensors"
 _logger = logging.getLogger(__name__)
 
 
@@ -45,12 +46,14 @@ class TrainingState:
         tensors: the optimiser's moments by parameter name.
         recipe: the run's recipe as nested dicts.
         data_fingerprint: of the pictures it was trained on.
+        ema: moving averages of the trained weights by parameter name; empty where none are kept.
     """
 
     step: int
     tensors: dict[str, Tensor]
     recipe: dict[str, Any]
     data_fingerprint: str
+    ema: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 def save_checkpoint(run: Path, visualizer: Visualizer, state: TrainingState, keep: int) -> Path:
@@ -60,16 +63,10 @@ def save_checkpoint(run: Path, visualizer: Visualizer, state: TrainingState, kee
         UserError: the disk is full or not writable; older checkpoints are as before.
     """
     folder = run / CHECKPOINTS / f"{state.step:08d}"
-    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     try:
-        temporary.mkdir(parents=True)
-        _write_files(temporary, visualizer, state)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-        _sync_folder(folder.parent)
+        with whole_folder(folder) as temporary:
+            _write_files(temporary, visualizer, state)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
-        shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
             f"{folder}: the checkpoint of step {state.step} could not be written ({error}); "
             "earlier ones are intact. Free some space and run the same command again"
@@ -77,6 +74,29 @@ def save_checkpoint(run: Path, visualizer: Visualizer, state: TrainingState, kee
     for step in complete_steps(run)[keep:]:
         shutil.rmtree(run / CHECKPOINTS / f"{step:08d}")
     return folder
+
+
+def open_parts(run: Path, source: Path | None, config: VisualizerConfig) -> Parts | None:
+    """Returns the parts of Stable Diffusion that a run keeps, None for pixels.
+
+    Args:
+        run: its folder; the first call copies the parts there.
+        source: the recipe's Stable Diffusion folder, needed by the first call only.
+        config: the model.
+
+    Raises:
+        UserError: a part is missing, damaged, a pickle or does not fit, or the disk is full.
+    """
+    if config.latents.kind == "pixels":
+        return None
+    kept = run / CHECKPOINTS / PARTS
+    if not kept.is_dir():
+        found = load_parts(source, config)
+        try:
+            keep_parts(found, kept)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{kept}: could not be written ({error})") from error
+    return load_parts(kept, config)
 
 
 def complete_steps(run: Path) -> list[int]:
@@ -124,22 +144,10 @@ def newest_intact(run: Path) -> Path | None:
     return None
 
 
-def find_damage(folder: Path) -> str | None:
-    """Returns what is wrong with a checkpoint, in words, or None."""
-    try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text("utf-8"))
-        for name, record in manifest.items():
-            if _hash_file(folder / name) != record:
-                return f"{name} is not what was written"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (ValueError, AttributeError):
-        return f"{MANIFEST_FILE} is not readable"
-    return None
-
-
 def load_visualizer(folder: Path) -> Visualizer:
     """Returns the model of a run, of one of its checkpoints or of a plain folder, for painting.
+
+    Its weights are the moving averages where there are some. It is in evaluation mode.
 
     Raises:
         UserError: nothing there, or files missing, damaged or of another model.
@@ -155,9 +163,13 @@ def load_visualizer(folder: Path) -> Visualizer:
         where = newest
     elif (folder / MANIFEST_FILE).exists() and (damage := find_damage(folder)):
         raise UserError(f"{folder}: {damage}; use another checkpoint of the run")
-    visualizer = Visualizer(_read_config(where / CONFIG_FILE))
+    config = _read_config(where / CONFIG_FILE)
+    visualizer = Visualizer(config, _find_parts(where, config))
     metadata = load_weights(visualizer, where / WEIGHTS_FILE)
     visualizer.encoder_fingerprint = metadata.get(ENCODER)
+    if (where / EMA_FILE).is_file():
+        averages, _ = read_tensors(where / EMA_FILE)
+        visualizer.load_state_dict(averages, strict=False)  # the manifest vouches for the names
     return visualizer.eval()
 
 
@@ -167,14 +179,18 @@ def load_weights(module: nn.Module, file: Path) -> dict[str, str]:
     Raises:
         UserError: no safetensors file, or its tensors are not exactly those of `module`.
     """
-    if not file.is_file():
-        raise UserError(f"{file}: no such file")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            stored = {name: opened.get_tensor(name) for name in opened.keys()}
-            metadata = opened.metadata() or {}
-    except SafetensorError as error:
-        raise UserError(f"{file}: not a whole safetensors file ({error})") from None
+    stored, metadata = read_tensors(file)
+    check_tensors(stored, module, file)
+    module.load_state_dict(stored)
+    return metadata
+
+
+def check_tensors(stored: dict[str, Tensor], module: nn.Module, file: Path) -> None:
+    """Compares names and shapes with those of `module`.
+
+    Raises:
+        UserError: they differ.
+    """
     wanted = module.state_dict()
     missing = sorted(wanted.keys() - stored.keys())
     surplus = sorted(stored.keys() - wanted.keys())
@@ -189,21 +205,45 @@ def load_weights(module: nn.Module, file: Path) -> dict[str, str]:
             f"{missing[:3]}, {len(surplus)} unknown {surplus[:3]}, {len(differing)} of another "
             f"shape {differing[:3]}"
         )
-    module.load_state_dict(stored)
-    return metadata
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns tensors and metadata of a safetensors file.
+
+    Raises:
+        UserError: there is none, or it is another format (a pickle) or cut off.
+    """
+    if not file.is_file():
+        pickles = [path.name for path in sorted(file.parent.glob("*")) if path.suffix in PICKLES]
+        told = f", only pickles ({', '.join(pickles)}), which are not read" if pickles else ""
+        raise UserError(f"{file}: no such file{told}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            stored = {name: opened.get_tensor(name) for name in opened.keys()}
+            return stored, opened.metadata() or {}
+    except SafetensorError as error:
+        raise UserError(f"{file}: not a whole safetensors file ({error})") from None
 
 
 def load_training_state(checkpoint: Path) -> TrainingState:
     """Returns what `save_checkpoint` stored for resuming."""
-    with safe_open(checkpoint / STATE_FILE, framework="pt") as opened:
-        metadata = opened.metadata()
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+    tensors, metadata = read_tensors(checkpoint / STATE_FILE)
+    averages = checkpoint / EMA_FILE
     return TrainingState(
         step=int(metadata["step"]),
         tensors=tensors,
         recipe=json.loads(metadata["recipe"]),
         data_fingerprint=metadata["data_fingerprint"],
+        ema=read_tensors(averages)[0] if averages.is_file() else {},
     )
+
+
+def _find_parts(checkpoint: Path, config: VisualizerConfig) -> Parts | None:
+    """Returns Stable Diffusion's parts in a folder or beside it; None where none are needed."""
+    if config.latents.kind == "pixels":
+        return None
+    within = checkpoint / PARTS
+    return load_parts(within if within.is_dir() else checkpoint.parent / PARTS, config)
 
 
 def _read_config(file: Path) -> VisualizerConfig:
@@ -214,7 +254,7 @@ def _read_config(file: Path) -> VisualizerConfig:
 
 
 def _write_files(folder: Path, visualizer: Visualizer, state: TrainingState) -> None:
-    """Writes config, weights, state and, last, the manifest; all forced to disk."""
+    """Writes config, weights, averages and state."""
     config = json.dumps(to_dict(visualizer.config), indent=1)
     (folder / CONFIG_FILE).write_text(config + "\n", "utf-8")
     weights = {name: tensor.contiguous() for name, tensor in visualizer.state_dict().items()}
@@ -227,28 +267,5 @@ def _write_files(folder: Path, visualizer: Visualizer, state: TrainingState) -> 
         "data_fingerprint": state.data_fingerprint,
     }
     save_file(state.tensors, folder / STATE_FILE, metadata=metadata)
-    names = (CONFIG_FILE, WEIGHTS_FILE, STATE_FILE)
-    manifest: Mapping[str, Any] = {name: _hash_file(folder / name, sync=True) for name in names}
-    with open(folder / MANIFEST_FILE, "w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _hash_file(path: Path, *, sync: bool = False) -> dict[str, int | str]:
-    """Returns size and SHA-256 of a file."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if sync:
-            os.fsync(file.fileno())
-    return {"size": path.stat().st_size, "sha256": digest}
-
-
-def _sync_folder(folder: Path) -> None:
-    """Forces the names in a folder to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if state.ema:
+        save_file(state.ema, folder / EMA_FILE, metadata={"format": "pt"})

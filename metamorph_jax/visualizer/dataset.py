@@ -21,7 +21,7 @@ from torch import Tensor
 
 from metamorph_jax.errors import UserError, nearest
 from metamorph_jax.typing import Float, Int, Shaped
-from metamorph_jax.visualizer.latents import PixelLatents
+from metamorph_jax.visualizer.latents import PixelLatents, VaeLatents
 from metamorph_jax.visualizer.schema import VisualizerConfig
 
 FEATURES, VISUAL_TOKENS = "features", "visual_tokens"
@@ -70,7 +70,10 @@ def make_generator(*numbers: int) -> torch.Generator:
 
 
 def load_picture_data(
-    features_file: Path, image_root: Path, config: VisualizerConfig, latents: PixelLatents
+    features_file: Path,
+    image_root: Path,
+    config: VisualizerConfig,
+    latents: PixelLatents | VaeLatents,
 ) -> PictureData:
     """Returns the training data, all pictures encoded once.
 

@@ -13,6 +13,7 @@ from metamorph_jax.metrics.writers import MetricWriter
 from metamorph_jax.signals import EXIT_STOPPED, StopRequest
 from metamorph_jax.visualizer.checkpoint import (
     newest_intact,
+    open_parts,
     remove_leftovers,
     save_checkpoint,
     set_aside_checkpoints,
@@ -51,9 +52,12 @@ def train(
     started = time.monotonic()
     total = config.training.total_steps
     last = total if max_steps is None else min(total, max_steps)
-    latents = create_latents(config.model.latents)
-    trainer = Trainer(config, load_picture_data(features, image_root, config.model, latents))
-    _resume(trainer, out, resume)
+    _prepare_folder(out, resume)
+    parts = open_parts(out, Path(config.stable_diffusion), config.model)
+    latents = create_latents(config.model.latents, parts and parts.vae)
+    data = load_picture_data(features, image_root, config.model, latents)
+    trainer = Trainer(config, data, parts)
+    _resume(trainer, out)
     first = trainer.step
     writer = MetricWriter(out)
     writer.truncate_after(first)
@@ -102,14 +106,18 @@ def _save(trainer: Trainer, config: VisualizerRunConfig, out: Path, progress: Pr
     return trainer.step
 
 
-def _resume(trainer: Trainer, out: Path, resume: str) -> None:
-    """Continues the run in `out`, or sets its checkpoints aside."""
+def _prepare_folder(out: Path, resume: str) -> None:
+    """Removes what killed processes left half-written; sets checkpoints aside if asked to."""
     remove_leftovers(out)
-    if resume == "never":
-        if (aside := set_aside_checkpoints(out)) is not None:
-            print(f"starting over; earlier checkpoints are now in {aside}")
-        return
+    if resume == "never" and (aside := set_aside_checkpoints(out)) is not None:
+        print(f"starting over; earlier checkpoints are now in {aside}")
+
+
+def _resume(trainer: Trainer, out: Path) -> None:
+    """Continues the run in `out`, or begins one."""
     checkpoint = newest_intact(out)
-    if checkpoint is not None:
+    if checkpoint is None:
+        trainer.start()
+    else:
         trainer.restore(checkpoint)
         print(f"continuing {checkpoint}")

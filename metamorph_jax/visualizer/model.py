@@ -4,12 +4,16 @@ What a training step and a sampling loop do with it is in diffusion.py; weights 
 checkpoint.py.
 """
 
+import dataclasses
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from metamorph_jax.typing import Bool, Float, Int
+from metamorph_jax.visualizer.parts import Parts
 from metamorph_jax.visualizer.projector import create_projector
 from metamorph_jax.visualizer.schema import VisualizerConfig
 
@@ -25,18 +29,33 @@ class Visualizer(nn.Module):
         positions: learned vector per conditioning token, or None.
         unet: diffusers' U-Net.
         encoder_fingerprint: of the encoder whose tokens it learned to paint, where known.
+        parts: Stable Diffusion's frozen parts, None for pixels. They are no submodules: `to` and
+            `state_dict` leave them alone.
     """
 
-    def __init__(self, config: VisualizerConfig):
+    def __init__(self, config: VisualizerConfig, parts: Parts | None = None):
         super().__init__()
         self.config = config
+        self.parts = parts
         self.encoder_fingerprint: str | None = None
         self.projector = create_projector(config.token_dim, config.context_dim, config.projector)
         self.positions = None
         if config.projector.use_positions:
             shape = (config.num_projected, config.context_dim)
             self.positions = nn.Parameter(torch.randn(shape) * _POSITION_STD)
-        self.unet = create_unet(config)
+        self.unet = create_unet(config, parts)
+
+    @property
+    def vae(self) -> AutoencoderKL | None:
+        """The frozen autoencoder, None for pixels."""
+        return self.parts and self.parts.vae
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        """The noise process as diffusers' schedulers read it."""
+        return (
+            self.parts.scheduler_config if self.parts else dataclasses.asdict(self.config.diffusion)
+        )
 
     def condition(
         self, tokens: Float[Tensor, "B P E"], is_dropped: Bool[Tensor, "B"] | None = None
@@ -64,12 +83,15 @@ class Visualizer(nn.Module):
         return self.unet(noisy, timesteps, encoder_hidden_states=context).sample
 
 
-def create_unet(config: VisualizerConfig) -> UNet2DConditionModel:
+def create_unet(config: VisualizerConfig, parts: Parts | None = None) -> UNet2DConditionModel:
     """Returns diffusers' U-Net with fresh weights.
 
-    The decoder mirrors the encoder: where one looks at the conditioning tokens, so does the other.
+    With sizes from the recipe, the decoder mirrors the encoder: where one looks at the conditioning
+    tokens, so does the other.
     """
     unet, latents = config.unet, config.latents
+    if unet is None:
+        return UNet2DConditionModel.from_config(parts.unet_config)
     down = ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in unet.cross_attention]
     up = ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in unet.cross_attention[::-1]]
     return UNet2DConditionModel(

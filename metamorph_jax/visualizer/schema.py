@@ -74,13 +74,15 @@ class LatentsConfig:
     """What the diffusion works on.
 
     Attributes:
-        kind: `pixels`: the picture itself, in grey, at `size` x `size`.
+        kind: `pixels`: the picture itself, in grey, at `size` x `size`; `vae`: what Stable
+            Diffusion's autoencoder makes of it.
         size: side of the latents.
-        channels: of the latents.
-        picture_size: side of the pictures in pixels, a multiple of `size`.
+        channels: of the latents (4 in Stable Diffusion 1.5).
+        picture_size: side of the pictures in pixels, a multiple of `size`. Pictures of other sizes
+            are cut and resized for a VAE, and refused for `pixels`.
     """
 
-    kind: Literal["pixels"] = "pixels"
+    kind: Literal["pixels", "vae"] = "pixels"
     size: int
     channels: int = 1
     picture_size: int
@@ -90,7 +92,7 @@ class LatentsConfig:
         found = []
         if self.picture_size % self.size:
             found.append(f"picture_size={self.picture_size} is no multiple of size={self.size}")
-        if self.channels != 1:
+        if self.kind == "pixels" and self.channels != 1:
             found.append(f"channels={self.channels}: pixels are grey, so 1 was expected")
         return found
 
@@ -126,6 +128,9 @@ class VisualizerConfig:
         context_dim: width of the conditioning tokens (768 in Stable Diffusion 1.5).
         context_len: conditioning tokens; fewer from the projector are filled up with zero rows
             (77 in Stable Diffusion 1.5).
+        unet: sizes of a U-Net with fresh weights; None: it is the Stable Diffusion folder's.
+        view: what the encoder sees of a picture that is not square. `squash`: all of it, squeezed,
+            as released; `same_crop`: the square in the middle, which is what latents show.
     """
 
     num_tokens: int
@@ -133,9 +138,10 @@ class VisualizerConfig:
     context_dim: int = 768
     context_len: int = 77
     projector: ProjectorConfig = ProjectorConfig()
-    unet: UNetConfig
+    unet: UNetConfig | None = None
     latents: LatentsConfig
     diffusion: DiffusionConfig = DiffusionConfig()
+    view: Literal["squash", "same_crop"] = "squash"
 
     @property
     def num_projected(self) -> int:
@@ -155,8 +161,10 @@ class VisualizerConfig:
                 f"context_dim={self.context_dim} is no multiple of "
                 f"projector.num_heads={self.projector.num_heads}"
             )
-        halvings = 2 ** (len(self.unet.channels) - 1)
-        if self.latents.size % halvings:
+        if self.unet is None:
+            if self.latents.kind == "pixels":
+                found.append("unet: missing; latents.kind='pixels' has a U-Net of its own")
+        elif self.latents.size % 2 ** (len(self.unet.channels) - 1):
             found.append(
                 f"latents.size={self.latents.size} cannot be halved {len(self.unet.channels) - 1} "
                 "times by the U-Net"
@@ -231,12 +239,27 @@ class VisualizerRunConfig:
 
     Attributes:
         seed: of initial weights, sample order, noise and dropped conditions.
+        stable_diffusion: local folder in diffusers' layout, for `latents.kind="vae"`: VAE, noise
+            process and, unless the recipe has `model.unet`, the U-Net to start from.
         log_interval_steps: steps between lines on the terminal (metrics.jsonl has every step).
     """
 
     name: str
     seed: int = 0
+    stable_diffusion: str = ""
     model: VisualizerConfig
     training: TrainingConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     log_interval_steps: int = 20
+
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        has_vae = self.model.latents.kind == "vae"
+        if has_vae and not self.stable_diffusion:
+            return [
+                "stable_diffusion: missing; latents.kind='vae' needs a Stable Diffusion folder "
+                "(unet/, vae/, scheduler/)"
+            ]
+        if self.stable_diffusion and not has_vae:
+            return ["stable_diffusion is of no use with latents.kind='pixels'"]
+        return []

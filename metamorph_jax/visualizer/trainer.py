@@ -19,6 +19,7 @@ from metamorph_jax.visualizer.checkpoint import (
 from metamorph_jax.visualizer.dataset import PictureData, noise_generator
 from metamorph_jax.visualizer.diffusion import create_noise_scheduler, diffusion_loss, draw_noise
 from metamorph_jax.visualizer.model import Visualizer
+from metamorph_jax.visualizer.parts import Parts, load_unet_weights
 from metamorph_jax.visualizer.schedule import make_multiplier
 from metamorph_jax.visualizer.schema import VisualizerRunConfig
 
@@ -36,9 +37,9 @@ class Trainer:
         step: updates done; batch, noise and learning rate of the next one follow from it.
     """
 
-    def __init__(self, config: VisualizerRunConfig, data: PictureData):
+    def __init__(self, config: VisualizerRunConfig, data: PictureData, parts: Parts | None = None):
         torch.manual_seed(config.seed)  # initial weights only; all later noise has its own
-        self.visualizer = Visualizer(config.model).train()
+        self.visualizer = Visualizer(config.model, parts).train()
         self.visualizer.encoder_fingerprint = data.encoder_fingerprint
         self.step = 0
         self._config, self._data = config, data
@@ -97,6 +98,12 @@ class Trainer:
                 value = self._optimizer.state[parameter].get(moment, torch.zeros_like(parameter))
                 tensors[f"{moment}/{name}"] = value.detach().contiguous()
         return TrainingState(self.step, tensors, to_dict(self._config), self._data.fingerprint)
+
+    def start(self) -> None:
+        """Begins a new run: a Stable Diffusion folder's U-Net replaces the fresh one."""
+        if self._config.model.unet is None:
+            folder = Path(self._config.stable_diffusion)
+            self.visualizer.unet.load_state_dict(load_unet_weights(folder))
 
     def restore(self, checkpoint: Path) -> None:
         """Continues from `checkpoint`.
