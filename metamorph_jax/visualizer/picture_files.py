@@ -21,7 +21,12 @@ from torch import Tensor
 
 from metamorph_jax.errors import UserError
 from metamorph_jax.typing import Float, Shaped
-from metamorph_jax.visualizer.checkpoint import WEIGHTS_FILE, load_visualizer, newest_intact
+from metamorph_jax.visualizer.checkpoint import (
+    EMA_FILE,
+    WEIGHTS_FILE,
+    load_visualizer,
+    newest_intact,
+)
 from metamorph_jax.visualizer.dataset import (
     ENCODER,
     VISUAL_TOKENS,
@@ -101,10 +106,14 @@ def check_tokens(
 
 
 def fingerprint(visualizer: Path) -> str:
-    """Returns the beginning of the SHA-256 of a visualizer's weights."""
+    """Returns the beginning of a SHA-256 of a visualizer's weights and moving averages."""
     folder = visualizer if (visualizer / WEIGHTS_FILE).is_file() else newest_intact(visualizer)
-    with open(folder / WEIGHTS_FILE, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:_NUM_SHOWN]
+    digest = hashlib.sha256()
+    for path in (folder / WEIGHTS_FILE, folder / EMA_FILE):
+        if path.is_file():
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:_NUM_SHOWN]
 
 
 def write_pictures(
