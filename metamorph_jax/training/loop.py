@@ -190,5 +190,5 @@ def _save(run: Run, stage: Stage, state: TrainState, step: int) -> None:
         versions=library_versions(),
     )
     run.store.save(meta.step, state, meta)
-    if stage.config.objective == "vpit":
+    if stage.config.objective == "vpit" and stage.config.loss.visual_weight:
         run.painter.saved(meta.step)

@@ -8,6 +8,7 @@ gives way to everything else there. Whatever happens to it, training goes on.
 import logging
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from metamorph_jax.metrics.writers import TENSORBOARD_FOLDER
 from metamorph_jax.signals import StopRequest
 
 PICTURES_FOLDER, LOG_FILE = "pictures", "pictures.log"
+_HELD = ".checkpoint"  # what is being painted from
 _LAST_WAIT_SECS = 120.0  # at the end of a run
 _TERM_SECS, _POLL_SECS = 5.0, 0.2
 _logger = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ class PicturePainter:
         checkpoint = folder_of(self._workdir / CHECKPOINTS, self._due)
         if checkpoint.is_dir():  # it has this name only once it is complete
             self._due = None
-            self._start(checkpoint)
+            self._start(self._hold(checkpoint))
 
     def finish(self, stop: StopRequest) -> None:
         """Waits for the last sheet, but not long, and not when the run is asked to stop."""
@@ -108,7 +110,17 @@ class PicturePainter:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        self._process = None
+        self._forget()
+
+    def _hold(self, checkpoint: Path) -> Path:
+        """Returns a second name for a checkpoint, which stays when the run deletes it."""
+        held = self._workdir / PICTURES_FOLDER / _HELD / checkpoint.name
+        shutil.rmtree(held.parent, ignore_errors=True)
+        try:
+            shutil.copytree(checkpoint, held, copy_function=os.link)
+        except OSError:  # no hard links here: it lives as long as the run keeps it
+            return checkpoint
+        return held
 
     def _start(self, checkpoint: Path) -> None:
         """Starts the process; what it says goes into a file of the run."""
@@ -142,7 +154,12 @@ class PicturePainter:
         code = self._process.poll()
         if code is None:
             return
-        self._process = None
+        self._forget()
         if code:
             log = self._workdir / LOG_FILE
             _logger.warning("pictures were not painted (exit code %d); %s says why", code, log)
+
+    def _forget(self) -> None:
+        """Forgets the process, which has ended, and lets go of its checkpoint."""
+        self._process = None
+        shutil.rmtree(self._workdir / PICTURES_FOLDER / _HELD, ignore_errors=True)

@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from metamorph_jax.errors import run_main
-from metamorph_jax.visualizer.settings import add_settings, read_settings
+from metamorph_jax.visualizer.settings import add_settings, quiet_libraries, read_settings
 
 
 def main(argv: list[str]) -> int:
@@ -47,6 +47,7 @@ def main(argv: list[str]) -> int:
         parser.error("--checkpoint and --prompt go together")
     if flags.tokens is not None and flags.visualizer is None:
         parser.error("--tokens needs --visualizer")
+    quiet_libraries()
     from metamorph_jax.visualizer.asking import ask, find_visualizer  # not for --help: torch
     from metamorph_jax.visualizer.picture_files import SHEET_FILE, paint_file
 

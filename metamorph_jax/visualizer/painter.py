@@ -23,6 +23,7 @@ from metamorph_jax.visualizer.settings import DEFAULTS, PaintSettings
 MAX_BATCH_SIZE = 64  # more small pictures at a time are no faster on a CPU
 _MAX_BATCH_POSITIONS = 16384  # of the U-Net's input: four pictures of 64 x 64 latents
 _PIXELS = ((1.0,), 20)  # guidance scales and steps: small pictures gain nothing from more
+_HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _STABLE_DIFFUSION = ((6.0, 7.5, 10.0, 12.5), 50)  # MetaMorph, inference demo
 
 
@@ -55,11 +56,13 @@ class Painter:
         settings: PaintSettings = DEFAULTS,
         safety: Safety | None = None,
     ):
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.visualizer = visualizer.to(device, getattr(torch, settings.dtype)).eval()
+        self.visualizer = visualizer.eval()
         scheduler = create_sampler(visualizer, settings.scheduler)
         self._pipeline = create_pipeline(visualizer, scheduler, safety)
-        self._pipeline.to(device, getattr(torch, settings.dtype))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        places = (device,) if settings.dtype == "float32" else (device, _HALVES[settings.dtype])
+        for module in (self.visualizer, self._pipeline):  # the VAE is in the pipeline only
+            module.to(*places)
         self.settings = _complete(settings, visualizer, type(scheduler).__name__)
         self._check()
 

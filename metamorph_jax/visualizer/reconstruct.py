@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from metamorph_jax.errors import run_main
-from metamorph_jax.visualizer.settings import add_settings, read_settings
+from metamorph_jax.visualizer.settings import add_settings, quiet_libraries, read_settings
 
 PREDICTIONS_FILE = "predictions.safetensors"
 
@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
     for name in needed:
         if getattr(flags, name) is None:
             parser.error(f"--{name} is needed")
+    quiet_libraries()
     from metamorph_jax.visualizer.asking import find_run, find_visualizer  # not for --help: torch
 
     visualizer, out = flags.visualizer, flags.out

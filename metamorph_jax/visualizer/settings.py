@@ -5,6 +5,7 @@ Nothing here imports torch, so that `--help` and mistakes answer at once.
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
@@ -66,6 +67,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not blacken what the safety checker of the Stable Diffusion folder objects to",
     )
+
+
+def quiet_libraries() -> None:
+    """Keeps transformers from telling of image processors that nobody here uses; call it first."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def read_settings(flags: argparse.Namespace) -> PaintSettings:
