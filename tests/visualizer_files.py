@@ -10,6 +10,9 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from PIL import Image
 from safetensors.numpy import save_file
 
+from metamorph_jax.hub.remote.configuration_metamorph import MetaMorphConfig
+from metamorph_jax.hub.remote.modeling_metamorph import MetaMorphForConditionalGeneration
+from metamorph_jax.visualizer.feed import PictureData
 from metamorph_jax.visualizer.schema import (
     CheckpointConfig,
     DiffusionConfig,
@@ -20,6 +23,7 @@ from metamorph_jax.visualizer.schema import (
     VisualizerConfig,
     VisualizerRunConfig,
 )
+from metamorph_jax.visualizer.sources import Sources, with_latents
 
 NUM_TOKENS, TOKEN_DIM = 4, 6
 MODEL = VisualizerConfig(
@@ -55,6 +59,10 @@ SD_MODEL = dataclasses.replace(
     diffusion=DiffusionConfig(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
 )
 
+SD_RUN = dataclasses.replace(
+    RUN, model=SD_MODEL, training=dataclasses.replace(RUN.training, condition_drop=0.5)
+)
+
 # The same recipe as a file, as a user would write it.
 RECIPE = """
 from ml_collections import ConfigDict
@@ -82,20 +90,25 @@ def get_config():
 """
 
 
-def write_data(folder: Path, count: int = 10) -> tuple[Path, Path]:
-    """Writes random features and pictures; returns (features file, image root)."""
+def write_data(folder: Path, count: int = 10, size: tuple[int, int] = (8, 8)) -> Sources:
+    """Writes random features and pictures of `size` (width, height); returns where they are."""
     random = np.random.default_rng(0)
     images = folder / "images"
     images.mkdir(parents=True)
     names = [f"{index}.png" for index in range(count)]
     for name in names:
-        pixels = random.integers(0, 256, (8, 8, 3), np.uint8)
+        pixels = random.integers(0, 256, (*size[::-1], 3), np.uint8)
         Image.fromarray(pixels).save(images / name)
     features = random.normal(size=(count, NUM_TOKENS, TOKEN_DIM)).astype(np.float32)
     file = folder / "features.safetensors"
     save_file({"features": features}, file, metadata={"images": json.dumps(names)})
     save_file({"visual_tokens": features[:3]}, folder / "visual_tokens.safetensors")
-    return file, images
+    return Sources(images, (file,))
+
+
+def open_training_data(config: VisualizerRunConfig, sources: Sources) -> PictureData:
+    """Returns the data of a recipe on pixels."""
+    return with_latents(sources.open_data(config.model, None), config, None, None)
 
 
 def write_stable_diffusion(folder: Path, context_dim: int = 8) -> Path:
@@ -128,4 +141,33 @@ def write_stable_diffusion(folder: Path, context_dim: int = 8) -> Path:
         skip_prk_steps=True,
         steps_offset=1,
     ).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def write_encoder(folder: Path, num_tokens: int = NUM_TOKENS, width: int = TOKEN_DIM) -> Path:
+    """Writes a random exported MetaMorph that takes pictures of 12 pixels; returns its folder."""
+    torch.manual_seed(0)
+    config = MetaMorphConfig(
+        text_config={
+            "vocab_size": 16,
+            "hidden_size": 8,
+            "intermediate_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+        },
+        vision_config={
+            "hidden_size": width,
+            "intermediate_size": 8,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 12,
+            "patch_size": 4,
+        },
+        num_image_tokens=num_tokens,
+        image_token_id=13,
+        image_start_token_id=14,
+        image_end_token_id=15,
+    )
+    MetaMorphForConditionalGeneration(config).save_pretrained(folder)
     return folder

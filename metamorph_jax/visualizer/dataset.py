@@ -1,94 +1,105 @@
-"""Training data: a features file and the pictures it was made from -> batches.
+"""Files of visual tokens, read where they lie.
 
-    features file   safetensors: tensor "features" float32 [n, P, E]; metadata "images": a JSON
+    features file   safetensors: tensor "features" floats [n, P, E]; metadata "images": a JSON
                     list of n image paths relative to the image root
-    token file      safetensors: tensor "visual_tokens" float32 [n, P, E] (paint.py reads it)
+    token file      safetensors: tensor "visual_tokens" floats [n, P, E] (paint.py reads it)
 
-Both may say in their metadata which encoder they come from ("encoder_fingerprint"). A batch is a
-pure function of (seed, step): resuming needs no state but the step.
+Both may say in their metadata which encoder they come from ("encoder_fingerprint") and what it saw
+of pictures that are not square ("view").
 """
 
-import dataclasses
+import bisect
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from metamorph_jax.data.faults import BadSample
 from metamorph_jax.errors import UserError, nearest
-from metamorph_jax.typing import Float, Int, Shaped
-from metamorph_jax.visualizer.latents import PixelLatents, VaeLatents
+from metamorph_jax.typing import Float
+from metamorph_jax.visualizer.pictures import Names, names_in_metadata
 from metamorph_jax.visualizer.schema import VisualizerConfig
 
 FEATURES, VISUAL_TOKENS = "features", "visual_tokens"
-ENCODER = "encoder_fingerprint"
-_ORDER_STREAM, _NOISE_STREAM = 0, 1
+ENCODER, VIEW = "encoder_fingerprint", "view"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_NUM_HASHED = 64  # rows of each file whose content is part of a fingerprint
 
 
-@dataclasses.dataclass(frozen=True)
-class PictureData:
-    """Visual tokens and latents of all training pictures, in memory.
+class FeatureFiles:
+    """Visual tokens of many pictures in one or more features files; nothing is kept in memory.
+
+    Args:
+        files: features files, in order.
+        config: of the visualizer that they train.
 
     Attributes:
-        tokens: what the encoder saw in each picture.
-        latents: the pictures as the diffusion works on them.
-        fingerprint: hash of the tokens and the image paths.
-        encoder_fingerprint: of the encoder, where the features file names it.
-    """
-
-    tokens: Float[Tensor, "count P E"]
-    latents: Float[Tensor, "count channels rows columns"]
-    fingerprint: str
-    encoder_fingerprint: str | None = None
-
-    def batch_indices(self, seed: int, step: int, batch_size: int) -> Int[Tensor, "B"]:
-        """Returns which pictures step `step` trains on: epochs in random order, back to back."""
-        count = len(self.tokens)
-        wanted = range(step * batch_size, (step + 1) * batch_size)
-        first_epoch, last_epoch = wanted.start // count, (wanted.stop - 1) // count
-        orders = [
-            torch.randperm(count, generator=make_generator(seed, _ORDER_STREAM, epoch))
-            for epoch in range(first_epoch, last_epoch + 1)
-        ]
-        offset = wanted.start - first_epoch * count
-        return torch.cat(orders)[offset : offset + batch_size]
-
-
-def noise_generator(seed: int, step: int) -> torch.Generator:
-    """Returns the generator that draws everything random in step `step`."""
-    return make_generator(seed, _NOISE_STREAM, step)
-
-
-def make_generator(*numbers: int) -> torch.Generator:
-    """Returns a generator whose seed mixes all the numbers."""
-    (seed,) = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(seed))
-
-
-def load_picture_data(
-    features_file: Path,
-    image_root: Path,
-    config: VisualizerConfig,
-    latents: PixelLatents | VaeLatents,
-) -> PictureData:
-    """Returns the training data, all pictures encoded once.
+        encoder_fingerprint: of the encoder, where the files name it.
+        fingerprint: hash of the files' headers and of some of their rows.
 
     Raises:
-        UserError: a file is missing or unreadable, or does not fit `config`; names it.
+        UserError: a file is missing, unreadable, of another encoder or view, or does not fit
+            `config`; names it.
     """
-    tokens, metadata = read_tokens(features_file, FEATURES)
-    check_token_shape(tokens, config, f"{features_file}", "the recipe (config.model)")
-    paths = _image_paths(features_file, metadata, len(tokens))
-    side = config.latents.picture_size
-    pictures = [_read_picture(image_root, name, side, features_file) for name in paths]
-    encoded = latents.encode(torch.from_numpy(np.stack(pictures)))
-    digest = hashlib.sha256(tokens.numpy().tobytes())
-    digest.update(json.dumps(paths).encode())
-    return PictureData(tokens, encoded, digest.hexdigest()[:16], metadata.get(ENCODER))
+
+    def __init__(self, files: Sequence[Path], config: VisualizerConfig):
+        self._files = tuple(files)
+        digest = hashlib.sha256()
+        counts, names, encoders = [], [], set()
+        for file in files:
+            with _open_tensor(file, FEATURES) as (opened, shape):
+                metadata = opened.metadata() or {}
+                rows = opened.get_slice(FEATURES)
+                for index in range(0, shape[0], max(1, shape[0] // _NUM_HASHED)):
+                    digest.update(rows[index].float().numpy().tobytes())
+            _check_shape(shape, config, f"{file}", "the recipe (config.model)")
+            _check_view(metadata.get(VIEW), config, file)
+            digest.update(json.dumps([shape, metadata], sort_keys=True).encode())
+            counts.append(shape[0])
+            names.append(names_in_metadata(metadata, shape[0], file))
+            encoders.add(metadata.get(ENCODER))
+        if len(encoders) > 1:
+            encoders.discard(None)  # what is unknown passes
+        if len(encoders) > 1:
+            raise UserError(
+                f"--features={','.join(map(str, files))}: files of {len(encoders)} encoders "
+                f"({', '.join(str(name)[:12] for name in encoders)}); give those of one"
+            )
+        self.encoder_fingerprint: str | None = encoders.pop()
+        self.fingerprint = digest.hexdigest()
+        self.names = Names(b"".join(part.bytes.tobytes() for part in names))
+        self._ends = list(accumulate(counts))
+        self._slices: list[Any] | None = None
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_slices": None}  # worker processes open the files themselves
+
+    def row(self, index: int) -> Float[Tensor, "P E"]:
+        """Returns the visual tokens of one picture.
+
+        Raises:
+            BadSample: they are not finite.
+        """
+        if self._slices is None:
+            opened = [safe_open(file, framework="pt") for file in self._files]
+            self._slices = [file.get_slice(FEATURES) for file in opened]
+        part = bisect.bisect_right(self._ends, index)
+        within = index - (self._ends[part - 1] if part else 0)
+        tokens = self._slices[part][within].float()
+        if not tokens.isfinite().all():
+            file = self._files[part]
+            message = f"{file}: NaN or infinity in {FEATURES!r} of picture {within}"
+            raise BadSample("unreadable_media", message)
+        return tokens
 
 
 def read_tokens(file: Path, name: str) -> tuple[Float[Tensor, "count P E"], dict[str, str]]:
@@ -98,27 +109,8 @@ def read_tokens(file: Path, name: str) -> tuple[Float[Tensor, "count P E"], dict
         UserError: no such file, not a safetensors file, no such tensor, not [n, P, E] floats,
             empty, or not finite.
     """
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; a safetensors file with {name!r} was expected")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            names = list(opened.keys())
-            if name not in names:
-                near = nearest(name, names)
-                guess = f"; did you mean {near[0]!r}?" if near else ""
-                raise UserError(f"{file}: no tensor {name!r}; it holds {', '.join(names)}{guess}")
-            tokens, metadata = opened.get_tensor(name), opened.metadata() or {}
-    except SafetensorError as error:
-        raise UserError(
-            f"{file}: not a whole safetensors file ({error}); pickles and the like are never read"
-        ) from None
-    if tokens.ndim != 3 or not tokens.is_floating_point():
-        raise UserError(
-            f"{file}: {name!r} is {tokens.dtype} {list(tokens.shape)}; floats "
-            "[pictures, tokens, width] were expected"
-        )
-    if len(tokens) == 0:
-        raise UserError(f"{file}: {name!r} holds no picture ({list(tokens.shape)})")
+    with _open_tensor(file, name) as (opened, _):
+        tokens, metadata = opened.get_tensor(name), opened.metadata() or {}
     is_bad = ~tokens.isfinite().all(dim=(1, 2))
     if is_bad.any():
         first = int(is_bad.nonzero()[0])
@@ -134,7 +126,13 @@ def check_token_shape(
     Raises:
         UserError: they differ; names the file and the numbers.
     """
-    _, num_tokens, token_dim = tokens.shape
+    _check_shape(tokens.shape, config, file, expected_by)
+
+
+def _check_shape(
+    shape: Sequence[int], config: VisualizerConfig, file: str, expected_by: str
+) -> None:
+    _, num_tokens, token_dim = shape
     if (num_tokens, token_dim) != (config.num_tokens, config.token_dim):
         raise UserError(
             f"{file}: {num_tokens} visual tokens of width {token_dim} per picture, but "
@@ -156,39 +154,38 @@ def check_same_encoder(theirs: str | None, ours: str | None, file: str) -> None:
         )
 
 
-def _image_paths(file: Path, metadata: dict[str, str], count: int) -> list[str]:
-    """Returns the image paths in a features file."""
-    try:
-        paths = json.loads(metadata.get("images", "null"))
-    except json.JSONDecodeError:
-        paths = None
-    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        raise UserError(f'{file}: its metadata has no "images", a JSON list of image paths')
-    if len(paths) != count:
-        raise UserError(f"{file}: features of {count} pictures, but {len(paths)} image paths")
-    return paths
-
-
-def _read_picture(
-    root: Path, name: str, side: int, listed_in: Path
-) -> Shaped[np.ndarray, "height width 3"]:
-    """Returns one picture as uint8 RGB."""
-    path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{listed_in}: image path {name!r} leads out of --image_root={root}")
-    try:
-        with Image.open(path) as opened:
-            picture = np.array(opened.convert("RGB"))
-    except FileNotFoundError:
+def _check_view(view: str | None, config: VisualizerConfig, file: Path) -> None:
+    """Compares what the encoder saw with the recipe; what is unknown passes."""
+    if view is not None and view != config.view:
         raise UserError(
-            f"{path}: no such image, but {listed_in} lists it; is --image_root={root} right?"
-        ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{path}: not a readable image ({error})") from None
-    if picture.shape[:2] != (side, side):
-        height, width = picture.shape[:2]
-        raise UserError(
-            f"{path}: {width}x{height} pixels, expected {side}x{side} "
-            "(config.model.latents.picture_size)"
+            f"{file}: features of view {view!r}, but the recipe has config.model.view="
+            f"{config.view!r}; set that, or give --encoder instead of --features"
         )
-    return picture
+
+
+@contextmanager
+def _open_tensor(file: Path, name: str) -> Iterator[tuple[Any, list[int]]]:
+    """Gives a safetensors file, opened, and the shape of the visual tokens called `name` in it."""
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; a safetensors file with {name!r} was expected")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = list(opened.keys())
+            if name not in names:
+                near = nearest(name, names)
+                guess = f"; did you mean {near[0]!r}?" if near else ""
+                raise UserError(f"{file}: no tensor {name!r}; it holds {', '.join(names)}{guess}")
+            rows = opened.get_slice(name)
+            shape, dtype = rows.get_shape(), rows.get_dtype()
+            if len(shape) != 3 or dtype not in _FLOATS:
+                raise UserError(
+                    f"{file}: {name!r} is {dtype} {shape}; floats [pictures, tokens, width] were "
+                    "expected"
+                )
+            if shape[0] == 0:
+                raise UserError(f"{file}: {name!r} holds no picture ({shape})")
+            yield opened, shape
+    except SafetensorError as error:
+        raise UserError(
+            f"{file}: not a whole safetensors file ({error}); pickles and the like are never read"
+        ) from None

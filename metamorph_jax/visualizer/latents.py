@@ -73,7 +73,7 @@ class VaeLatents:
             pictures.to(self._vae.device), "B height width rgb -> B rgb height width"
         )
         scaled = pixels.to(self._vae.dtype) / 127.5 - 1.0
-        return self._vae.encode(scaled).latent_dist.mode() * self._scale
+        return (self._vae.encode(scaled).latent_dist.mode() * self._scale).contiguous()
 
     @torch.no_grad()
     def decode(

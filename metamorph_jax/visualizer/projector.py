@@ -86,9 +86,46 @@ class QueryProjector(nn.Module):
         return queries
 
 
+class TransformerProjector(nn.Module):
+    """A pre-norm encoder for the visual tokens, and a decoder whose input is learned queries.
+
+    **Source:** MetaMorph, visualization/train.py, mode `transformer`: feed-forward four times as
+    wide, no dropout. No released weights and no golden numbers exist, so names are ours.
+    """
+
+    def __init__(self, input_dim: int, output_dim: int, config: ProjectorConfig):
+        super().__init__()
+        width = config.hidden_dim
+        self.proj_in = nn.Linear(input_dim, width)
+        self.token_embeddings = nn.Parameter(torch.randn(1, config.num_queries, width))
+        self.transformer = nn.Transformer(
+            width,
+            config.num_heads,
+            num_encoder_layers=config.num_layers,
+            num_decoder_layers=config.num_layers,
+            dim_feedforward=4 * width,
+            dropout=0.0,
+            norm_first=True,
+            batch_first=True,
+        )
+        self.proj_out = nn.Linear(width, output_dim)
+
+    def forward(self, tokens: Float[Tensor, "B P E"]) -> Float[Tensor, "B queries width"]:
+        """Returns one conditioning token per learned query."""
+        queries = self.token_embeddings.expand(tokens.shape[0], -1, -1)
+        return self.proj_out(self.transformer(self.proj_in(tokens), queries))
+
+
+_KINDS = {
+    "mlp": MlpProjector,
+    "xattn": QueryProjector,
+    "xattnffn": QueryProjector,
+    "transformer": TransformerProjector,
+}
+
+
 def create_projector(
     input_dim: int, output_dim: int, config: ProjectorConfig
-) -> MlpProjector | QueryProjector:
+) -> MlpProjector | QueryProjector | TransformerProjector:
     """Returns a projector with fresh weights (PyTorch's defaults)."""
-    kind = MlpProjector if config.mode == "mlp" else QueryProjector
-    return kind(input_dim, output_dim, config)
+    return _KINDS[config.mode](input_dim, output_dim, config)

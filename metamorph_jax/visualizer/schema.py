@@ -13,16 +13,18 @@ class ProjectorConfig:
 
     Attributes:
         mode: `mlp` keeps the number of tokens; `xattn` and `xattnffn` let learned queries read
-            them, without and with a feed-forward layer.
-        hidden_dim: of `mlp`.
-        num_layers: linear layers of `mlp`, attention layers of the others.
+            them, without and with a feed-forward layer; `transformer` is an encoder for the tokens
+            and a decoder for the queries.
+        hidden_dim: of `mlp` and `transformer`.
+        num_layers: linear layers of `mlp`, attention layers of the others (of encoder and decoder
+            each).
         num_heads: of the attention modes.
         num_queries: learned queries (= tokens that come out) of the attention modes.
         use_positions: adds a learned vector per token, because an `mlp` treats all alike and the
             U-Net's cross-attention does not know their order.
     """
 
-    mode: Literal["mlp", "xattn", "xattnffn"] = "mlp"
+    mode: Literal["mlp", "xattn", "xattnffn", "transformer"] = "mlp"
     hidden_dim: int = 2048
     num_layers: int = 2
     num_heads: int = 8
@@ -33,6 +35,8 @@ class ProjectorConfig:
         """Returns what does not fit together, one sentence each."""
         if self.mode == "mlp" and self.num_layers < 2:
             return [f"num_layers={self.num_layers}: an mlp has at least 2"]
+        if self.mode == "transformer" and self.hidden_dim % self.num_heads:
+            return [f"hidden_dim={self.hidden_dim} is no multiple of num_heads={self.num_heads}"]
         return []
 
 
@@ -156,7 +160,8 @@ class VisualizerConfig:
                 f"context_len={self.context_len} cannot hold the {self.num_projected} tokens of "
                 "the projector"
             )
-        if self.projector.mode != "mlp" and self.context_dim % self.projector.num_heads:
+        has_queries = self.projector.mode in ("xattn", "xattnffn")
+        if has_queries and self.context_dim % self.projector.num_heads:
             found.append(
                 f"context_dim={self.context_dim} is no multiple of "
                 f"projector.num_heads={self.projector.num_heads}"
@@ -174,13 +179,24 @@ class VisualizerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """AdamW, its schedule, and what a batch is.
+    """AdamW, its schedule, what a batch is, and how it is computed.
 
     Attributes:
+        batch_size: pictures of one update, on all processes together.
+        grad_accum_steps: parts that a process computes its share of the batch in, one after the
+            other; what is learned is the same.
         schedule: see schedule.py; `log_warmup_linear` is the paper's.
         warmup_steps: of any schedule.
         condition_drop: fraction of pictures trained without condition, for guidance.
         max_grad_norm: global norm that gradients are clipped to; None: no clipping.
+        train_unet: False: only the projector learns.
+        ema_decay: of moving averages of the trained weights, which are what is painted with; None:
+            there are none. It begins small: at most (1 + step) / (10 + step).
+        min_snr_gamma: limits the weight of nearly clean pictures; None: all weigh the same.
+        noise_offset: of noise that is the same all over a picture, for its overall brightness.
+        mixed_precision: `bf16` computes in bfloat16; weights and optimiser stay float32.
+        gradient_checkpointing: the U-Net keeps fewer activations and computes them again.
+        compile: the U-Net goes through torch.compile, which takes minutes at first.
     """
 
     total_steps: int
@@ -194,6 +210,14 @@ class TrainingConfig:
     weight_decay: float = 0.01
     max_grad_norm: float | None = 1.0
     condition_drop: float = 0.1
+    grad_accum_steps: int = 1
+    train_unet: bool = True
+    ema_decay: float | None = None
+    min_snr_gamma: float | None = None
+    noise_offset: float = 0.0
+    mixed_precision: Literal["no", "bf16"] = "no"
+    gradient_checkpointing: bool = False
+    compile: bool = False
 
     def problems(self) -> list[str]:
         """Returns what does not fit together, one sentence each."""
@@ -208,6 +232,37 @@ class TrainingConfig:
             )
         if not 0 <= self.condition_drop <= 1:
             found.append(f"condition_drop={self.condition_drop} is a fraction, 0 to 1")
+        if self.grad_accum_steps < 1 or self.batch_size % self.grad_accum_steps:
+            found.append(
+                f"batch_size={self.batch_size} is no multiple of grad_accum_steps="
+                f"{self.grad_accum_steps}"
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            found.append(f"ema_decay={self.ema_decay} must be between 0 and 1")
+        return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How pictures are read.
+
+    Attributes:
+        num_workers: processes that decode pictures, for each training process; 0: it does so
+            itself.
+        max_bad_fraction: of all pictures; more bad ones than this stop the run. Fewer are listed
+            in `quarantine.jsonl` and left out.
+    """
+
+    num_workers: int = 0
+    max_bad_fraction: float = 0.001
+
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        found = []
+        if self.num_workers < 0:
+            found.append(f"num_workers={self.num_workers} must not be negative")
+        if not 0 <= self.max_bad_fraction <= 1:
+            found.append(f"max_bad_fraction={self.max_bad_fraction} is a fraction, 0 to 1")
         return found
 
 
@@ -248,6 +303,7 @@ class VisualizerRunConfig:
     seed: int = 0
     stable_diffusion: str = ""
     model: VisualizerConfig
+    data: DataConfig = DataConfig()
     training: TrainingConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
     log_interval_steps: int = 20

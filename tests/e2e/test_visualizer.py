@@ -33,14 +33,14 @@ def stop_at(process, out, step, number):
 
 
 def test_stopped_and_killed_training_ends_like_the_unbroken_one(tmp_path):
-    features, images = write_data(tmp_path)
+    sources = write_data(tmp_path)
     (tmp_path / "recipe.py").write_text(RECIPE)
     recipe = {
         "config": tmp_path / "recipe.py",
         "config.training.total_steps": NUM_STEPS,
         "config.checkpoint.interval_steps": 7,
-        "features": features,
-        "image_root": images,
+        "features": sources.features[0],
+        "image_root": sources.image_root,
     }
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     assert start("train", **recipe, out=unbroken).wait(timeout=120) == 0

@@ -32,7 +32,7 @@ ROOMS = {
         "sharding",
     },
     "decoding": {"models", "data", "checkpoints", "sharding", "ops"},
-    "visualizer": {"hub", "metrics"},
+    "visualizer": {"data", "hub", "metrics"},
     "report": {"decoding", "data", "checkpoints", "metrics", "models", "sharding", "visualizer"},
 }
 ONLY_IN = {

@@ -12,12 +12,12 @@ from tests.visualizer_files import RECIPE, write_data
 
 @pytest.fixture
 def arguments(tmp_path):
-    features, images = write_data(tmp_path)
+    sources = write_data(tmp_path)
     (tmp_path / "recipe.py").write_text(RECIPE)
     return {
         "config": tmp_path / "recipe.py",
-        "features": features,
-        "image_root": images,
+        "features": sources.features[0],
+        "image_root": sources.image_root,
         "out": tmp_path / "run",
     }
 
@@ -60,7 +60,7 @@ def test_recipe_mistakes_are_told_at_once(arguments, capsys):
     ("change", "told"),
     [
         ({"features": "nowhere.safetensors"}, "nowhere.safetensors: no such file"),
-        ({"image_root": "nowhere"}, "no such image"),
+        ({"image_root": "nowhere"}, "cannot be read, No such file"),
         ({"config": "nowhere.py"}, "nowhere.py is no file"),
         ({"config.model.token_dim": 7}, "4 visual tokens of width 6"),
     ],

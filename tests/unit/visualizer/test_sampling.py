@@ -11,8 +11,8 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 
 from metamorph_jax.errors import UserError
 from metamorph_jax.visualizer import sampling
-from metamorph_jax.visualizer.dataset import make_generator
 from metamorph_jax.visualizer.model import Visualizer
+from metamorph_jax.visualizer.order import make_generator
 from metamorph_jax.visualizer.parts import load_parts
 from metamorph_jax.visualizer.schema import DiffusionConfig
 from tests import tolerances
