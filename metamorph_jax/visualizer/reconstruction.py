@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
+from metamorph_jax.data import image_files
 from metamorph_jax.errors import UserError
 from metamorph_jax.metrics.tensorboard import EventFile
 from metamorph_jax.typing import Bool, Float, Shaped
 from metamorph_jax.visualizer.dataset import read_tokens
 from metamorph_jax.visualizer.painter import Painter
 from metamorph_jax.visualizer.picture_files import CHECKPOINT, check_tokens, fingerprint, write_png
+from metamorph_jax.visualizer.pictures import middle_square
 from metamorph_jax.visualizer.sheet import Row, captioned_sheet
 
 HEADINGS = ("original", "encoded, painted", "predicted, painted")
@@ -146,14 +148,8 @@ def read_square(path: Path, side: int) -> Shaped[np.ndarray, "side side 3"]:
     Raises:
         UserError: it is missing or no image.
     """
-    try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such image, but the predictions list it") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{path}: not a readable image ({error})") from None
-    return np.asarray(ImageOps.fit(upright, (side, side), Image.Resampling.BICUBIC))
+    data = image_files.read_file(str(path.absolute()), "/", "predictions")
+    return middle_square(image_files.decode(data, f"{path}"), side)
 
 
 def cosine(

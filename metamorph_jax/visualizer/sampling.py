@@ -88,12 +88,10 @@ def create_sampler(visualizer: Visualizer, name: str | None = None) -> Scheduler
     Raises:
         UserError: diffusers has no such scheduler for Stable Diffusion, or it needs a package.
     """
-    is_pixels = visualizer.vae is None
-    config = (
-        pixel_sampler_config(visualizer.config.diffusion)
-        if is_pixels
-        else visualizer.scheduler_config
-    )
+    if visualizer.vae is None:
+        config = pixel_sampler_config(visualizer.config.diffusion)
+    else:  # diffusers' pipeline would set this, and complain
+        config = {"clip_sample": False} | visualizer.scheduler_config
     name = name or config["_class_name"]
     if name not in SCHEDULERS:
         near = nearest(name, SCHEDULERS)

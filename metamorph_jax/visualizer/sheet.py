@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from metamorph_jax.typing import Shaped
 
-_GAP = 2  # pixels between pictures
+_GAP, _ROW_GAP = 2, 12  # pixels between pictures, and between rows beside each other
 _BACKGROUND = 64  # grey that neither dark nor light pictures melt into
 _INK, _MISSING = 235, 96
 _MIN_SIDE = 64  # smaller pictures are enlarged, pixel by pixel, or nobody sees anything
@@ -54,10 +54,8 @@ def captioned_sheet(
     """
     shape = next(p.shape for row in rows for p in row.pictures if p is not None)
     blocks = [_captioned(row, shape) for row in rows]
-    widths = [blocks[0].shape[1] // len(headings)] * len(headings)
-    head = np.concatenate(
-        [_text(heading, width) for heading, width in zip(headings, widths, strict=True)], axis=1
-    )
+    width = (blocks[0].shape[1] - _ROW_GAP) // len(headings)
+    head = np.concatenate([_text(heading, width) for heading in headings], axis=1)
     head = _pad(head, blocks[0].shape[1])
     rows_per_line = min(rows_per_line, len(blocks))
     lines = [[head] * rows_per_line]
@@ -78,7 +76,8 @@ def _captioned(row: Row, shape: tuple[int, ...]) -> Picture:
         for picture, note in zip(large, row.notes, strict=True)
     ]
     body = _grid([tiles])
-    return np.concatenate([body, _text(row.caption, body.shape[1])])
+    block = np.concatenate([body, _text(row.caption, body.shape[1])])
+    return _pad(block, block.shape[1] + _ROW_GAP)
 
 
 def _enlarge(picture: Picture, min_side: int) -> Picture:

@@ -78,7 +78,7 @@ def test_every_seed_and_guidance_scale_has_files_of_its_own(run, tmp_path):
         "flagged": False,
     }
     with Image.open(out / "contact_sheet.png") as sheet:
-        assert sheet.width == 4 * 130 + 2
+        assert sheet.width == 4 * 130 + 2 + 12
 
 
 def test_fingerprint_changes_with_the_weights(model, run):

@@ -23,7 +23,7 @@ def test_captions_are_below_their_pictures():
     rows = [Row([pictures[0], None], ["one", "none"], "first"), Row(pictures, ["", ""], "")]
     sheet = captioned_sheet(["left", "right"], rows)
     head, block = 17, 2 + 128 + 17 + 2 + 17
-    assert sheet.shape == (head + 2 * block, 2 * 130 + 2, 3)
+    assert sheet.shape == (head + 2 * block, 2 * 130 + 2 + 12, 3)
     assert sheet[head + 50, 50, 0] == 10
     assert sheet[head + 50, 200, 0] == 96  # there is no picture
     assert sheet[head + block + 50, 200, 0] == 200
