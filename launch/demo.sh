@@ -16,4 +16,6 @@ $PYTHON -m metamorph_jax.cache_features --checkpoint="$RUN" \
   --jsonl="$DATA/captions.jsonl" --image_root="$DATA" --out="$RUN/features.safetensors"
 $PYTHON -m metamorph_jax.visualizer.train --config=configs/visualizer_digits.py \
   --features="$RUN/features.safetensors" --image_root="$DATA" --out="$RUN/visualizer"
+$PYTHON -m metamorph_jax.visualizer.reconstruct --checkpoint="$RUN" \
+  --records="$DATA/heldout_generation.jsonl" --image_root="$DATA"
 $PYTHON -m metamorph_jax.report --run="$RUN" --data="$DATA"

@@ -42,18 +42,21 @@ def main(argv: list[str]) -> int:
     )
     sampling.check()
     directory, _ = find_checkpoints(flags.checkpoint, None)
-    visualizer = find_visualizer(flags.visualizer, directory.parent)
+    visualizer = None if flags.tokens_only else find_visualizer(flags.visualizer, directory.parent)
     generator = Generator.load(flags.checkpoint)
     (answer,) = generator.generate([Prompt(flags.prompt, tuple(flags.image))], sampling)
     write_answer(flags.out, flags.prompt, flags.image, sampling, generator, answer)
-    save_visual_tokens(flags.save_visual_tokens or flags.out / TOKENS_FILE, generator, answer)
+    tokens_file = flags.save_visual_tokens or flags.out / TOKENS_FILE
+    save_visual_tokens(tokens_file, flags.prompt, generator, answer)
     print(answer.text, flush=True)
     if not len(answer.visual_tokens):
         print(f"no picture; {flags.out / ANSWER_FILE}")
+    elif flags.tokens_only:
+        print(tokens_file)
     elif visualizer is None:
         print(f"no visualizer, so {len(answer.visual_tokens)} picture(s) stay tokens; {flags.out}")
     else:
-        for file in paint(flags.out, visualizer, generator, answer):
+        for file in paint(flags.out, flags.prompt, visualizer, generator, answer):
             print(file)
     return 0
 
@@ -71,6 +74,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--out", required=True, type=Path, help="folder for the answer")
     add("--save_visual_tokens", type=Path, help="file (default: OUT/visual_tokens.safetensors)")
     add("--visualizer", type=Path, help="what paints (default: RUN/visualizer, if it is there)")
+    add("--tokens_only", action="store_true", help="do not paint, even if there is a visualizer")
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
     add("--top_p", type=float, default=1.0, help="draw from the likeliest with this probability")
     add("--seed", type=int, default=0, help="of the draws")
@@ -136,10 +140,11 @@ def write_answer(
         raise UserError(f"--out={out}: the answer could not be written ({error})") from error
 
 
-def save_visual_tokens(file: Path, generator: "Generator", answer: "Answer") -> None:
+def save_visual_tokens(file: Path, prompt: str, generator: "Generator", answer: "Answer") -> None:
     """Writes the visual tokens of an answer for a visualizer, which needs nothing else of it.
 
-    The tensor "visual_tokens" is float32 [pictures, P, E]; the metadata names the encoder.
+    The tensor "visual_tokens" is float32 [pictures, P, E]; the metadata says what was asked, and
+    which checkpoint and which encoder the tokens come from.
 
     Raises:
         UserError: the file cannot be written.
@@ -147,7 +152,7 @@ def save_visual_tokens(file: Path, generator: "Generator", answer: "Answer") -> 
     import numpy as np
     from safetensors.numpy import save_file
 
-    metadata = {"num_images": str(len(answer.visual_tokens))}
+    metadata = origin(prompt, generator) | {"num_images": str(len(answer.visual_tokens))}
     metadata["encoder_fingerprint"] = _fingerprint(generator)
     tokens = np.ascontiguousarray(answer.visual_tokens)
     try:
@@ -157,7 +162,16 @@ def save_visual_tokens(file: Path, generator: "Generator", answer: "Answer") -> 
         raise UserError(f"{file}: the visual tokens could not be written ({error})") from error
 
 
-def paint(out: Path, visualizer: Path, generator: "Generator", answer: "Answer") -> list[Path]:
+def origin(prompt: str, generator: "Generator") -> dict[str, str]:
+    """Returns where visual tokens come from, for the metadata of files."""
+    from metamorph_jax.checkpoints.manifest import fingerprint
+
+    return {"prompt": prompt, "checkpoint_fingerprint": fingerprint(generator.checkpoint)}
+
+
+def paint(
+    out: Path, prompt: str, visualizer: Path, generator: "Generator", answer: "Answer"
+) -> list[Path]:
     """Paints the pictures of an answer into `out`, in a process of its own, and returns the files.
 
     Raises:
@@ -165,9 +179,8 @@ def paint(out: Path, visualizer: Path, generator: "Generator", answer: "Answer")
     """
     from metamorph_jax.report.painting import Painting
 
-    painting = Painting(visualizer, answer.visual_tokens, out, _fingerprint(generator))
-    painting.finish()
-    return sorted(out.glob("image_*.png"))[: len(answer.visual_tokens)]
+    encoder, tokens = _fingerprint(generator), answer.visual_tokens
+    return Painting(visualizer, tokens, out, encoder, origin(prompt, generator)).finish_files()
 
 
 def _images(answer: "Answer") -> list[dict[str, Any]]:

@@ -95,6 +95,11 @@ def read_manifest(folder: Path) -> Manifest:
     )
 
 
+def fingerprint(folder: Path) -> str:
+    """Returns the SHA-256 of a checkpoint's manifest, and so, in effect, of all its files."""
+    return hashlib.sha256((folder / MANIFEST_FILE).read_bytes()).hexdigest()
+
+
 def verify(folder: Path) -> Manifest:
     """Returns the manifest of `folder` after checking every file against it.
 

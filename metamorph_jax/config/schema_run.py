@@ -238,6 +238,29 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PicturesConfig:
+    """Held-out pictures, painted now and then while a VPiT stage trains (docs/visualizer.md).
+
+    Attributes:
+        interval_steps: steps of the run between sheets; each is painted from the next checkpoint.
+        records: LLaVA-format file with pictures in answers, which no source trains on.
+        image_root: folder that its paths are relative to.
+        visualizer: folder of a visualizer that was trained on this model's encoder.
+        num_pictures: on a sheet.
+    """
+
+    interval_steps: int
+    records: str
+    image_root: str
+    visualizer: str
+    num_pictures: int = 8
+
+    def problems(self) -> list[str]:
+        """Returns what does not fit together, one sentence each."""
+        return not_positive(self, "interval_steps", "num_pictures")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A recipe, resolved.
 
@@ -245,6 +268,7 @@ class RunConfig:
         name: of the run; the default workdir is runs/NAME.
         stages: in order; only what was imported and never trained has none.
         seed: of initialisation, sample order and augmentation.
+        pictures: what is painted while it trains; None: nothing.
         log_interval_steps: steps between lines on the terminal (metrics.jsonl has every step).
     """
 
@@ -255,6 +279,7 @@ class RunConfig:
     stages: tuple[StageConfig, ...]
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    pictures: PicturesConfig | None = None
     log_interval_steps: int = 20
 
     @property
@@ -269,6 +294,8 @@ class RunConfig:
         if len(set(names)) < len(names):
             found.append(f"stages={names} has a name twice")
         tokens = self.model.visual_tokens
+        if self.pictures is not None and self.model.vision_head == "none":
+            found.append("pictures is set, but model.vision_head is 'none': nothing is predicted")
         for stage in self.stages:
             data = stage.data
             if stage.objective == "contrastive" and self.model.contrastive_dim is None:

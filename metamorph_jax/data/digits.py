@@ -272,6 +272,7 @@ def write_digits(folder: Path, holdout: str = "test") -> dict[str, int]:
         "edits.jsonl": edit_records(train),
         "captions.jsonl": caption_records(train),
         "heldout_questions.jsonl": heldout_question_records(heldout),
+        "heldout_generation.jsonl": generation_records(heldout),
         "heldout_images.jsonl": [_image_fields(scan) for scan in heldout],
         "train_images.jsonl": [_image_fields(scan) for scan in train],
         "prompts.jsonl": texts.evaluation_prompts(),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from metamorph_jax.checkpoints.folders import find_checkpoints, no_checkpoint
+from metamorph_jax.checkpoints.folders import find_checkpoints, folder_of, no_checkpoint
 from metamorph_jax.checkpoints.store import CheckpointStore
 from metamorph_jax.config.loading import from_dict
 from metamorph_jax.config.schema_model import ModelConfig
@@ -89,6 +89,7 @@ class Generator:
         layout: of images that are shown as several views; None: none is.
         mesh: the devices; None: the default one.
         max_rows: prompts that are answered at once.
+        checkpoint: folder that the parameters come from, where there is one.
 
     Raises:
         UserError: the tokenizer has ids that the model does not know, or lacks tokens that the
@@ -106,6 +107,7 @@ class Generator:
         layout: ViewLayout | None = None,
         mesh: Mesh | None = None,
         max_rows: int = 64,
+        checkpoint: Path | None = None,
     ):
         if tokenizer.vocab_size > config.llm.vocab_size:
             raise UserError(
@@ -113,6 +115,7 @@ class Generator:
                 f"{config.llm.vocab_size}; use the tokenizer that the model was trained with"
             )
         self.config, self.params = config, unstack_blocks(params)
+        self.image_geometry, self.checkpoint = image_geometry, checkpoint
         check_template(template, tokenizer)
         self.tokenizer, self.template = tokenizer, template
         self._stop_ids = stop_ids(template, tokenizer)
@@ -158,6 +161,7 @@ class Generator:
                 data, run.model.vision.image_size, run.model.visual_tokens.num_tokens
             ),
             mesh=mesh,
+            checkpoint=folder_of(directory, meta.step),
         )
 
     def generate(

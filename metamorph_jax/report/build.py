@@ -32,6 +32,7 @@ from metamorph_jax.report.digits import report_digits
 from metamorph_jax.report.digits_data import is_digits_folder
 from metamorph_jax.report.findings import Findings
 from metamorph_jax.report.question_sections import questions_section
+from metamorph_jax.report.reconstruction import sheets_sections
 from metamorph_jax.report.shapes import DATA_NAMES, report_shapes
 
 REPORT_FILE, SUMMARY_FILE = "report.html", "summary.json"
@@ -71,8 +72,9 @@ def build_report(
     phases = read_phases(run) | read_phases(run / "visualizer")
     seconds = {name: s for name, s in phases.items() if name != PHASE}
     seconds[PHASE] = time.monotonic() - start
+    painted = sheets_sections(run)
     closing = [run_sections.seconds_section(seconds), run_sections.recipe_section(run)]
-    sections = [*found.sections, curves, *closing]
+    sections = [*found.sections, *painted, curves, *closing]
     _replace(run / REPORT_FILE, page.render(f"Run {run.name}", _lead(history, seconds), sections))
     stages = run_sections.by_stage(history)
     summary = {"run": run.name} | found.summary

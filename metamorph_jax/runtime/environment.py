@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from metamorph_jax.errors import UserError
 
 PLAIN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# For a program that a process of several starts, and that is to be the only one of its kind.
+ALONE = dict(zip(PLAIN, ("localhost:0", "1", "0"), strict=True))
 _AUTO = "auto"
 # Above what operating systems hand out by themselves, as jax does: jobs on one node rarely collide.
 _FIRST_PORT, _NUM_PORTS = 61440, 4096

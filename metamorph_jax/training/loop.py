@@ -38,6 +38,7 @@ from metamorph_jax.signals import EXIT_STOPPED, Stopped, StopRequest
 from metamorph_jax.training.batches import DeviceBatches
 from metamorph_jax.training.feature_cache import check_caches
 from metamorph_jax.training.initial import create_params, new_token_ids
+from metamorph_jax.training.pictures import PicturePainter, check_pictures
 from metamorph_jax.training.recorder import Recorder
 from metamorph_jax.training.resume import Start, check_same_data, find_start
 from metamorph_jax.training.stages import (
@@ -58,6 +59,7 @@ class Run:
 
     Attributes:
         last_step: global step at which to stop.
+        painter: paints pictures meanwhile.
         new_ids: tokens that pretrained weights do not know.
         profile: first and last global step to trace.
     """
@@ -67,6 +69,7 @@ class Run:
     store: CheckpointStore
     workdir: Path
     last_step: int
+    painter: PicturePainter
     new_ids: tuple[int, ...] = ()
     profile: tuple[int, int] | None = None
 
@@ -98,7 +101,7 @@ def train(
     compiles.listen()
     run, tokenizer, start = _begin(config, workdir, resume, max_steps, profile)
     ends, params = first_steps(config), None
-    with jax.set_mesh(run.mesh), StopRequest() as stop:
+    with jax.set_mesh(run.mesh), run.painter, StopRequest() as stop:
         try:
             for index in range(start.stage_index, len(config.stages)):
                 if any_stop(stop) or ends[index] >= run.last_step:
@@ -116,6 +119,7 @@ def train(
         finally:
             # Also after an error, and still deaf to signals: what is being saved is good.
             run.store.wait()
+        run.painter.finish(stop)
         return EXIT_STOPPED if any_stop(stop) else 0
 
 
@@ -130,6 +134,7 @@ def _begin(
     mesh = create_mesh(config.mesh)
     tokenizer = together("read the tokenizer", lambda: load_tokenizer(config.tokenizer.path))
     together("use the recipe", lambda: check_stages(config, mesh, tokenizer))
+    together("paint pictures", lambda: check_pictures(config.pictures))
     store = CheckpointStore(workdir / CHECKPOINTS, keep=config.checkpoint.keep)
     check_same("recipes", to_text(config))
     check_shared(workdir)
@@ -138,7 +143,8 @@ def _begin(
     end = first_steps(config)[-1]
     last_step = end if max_steps is None else min(end, max_steps)
     new_ids = new_token_ids(config.model, tokenizer)
-    run = Run(config, mesh, store, workdir, last_step, new_ids, profile)
+    painter = PicturePainter(config.pictures if is_first() else None, workdir, start.global_step)
+    run = Run(config, mesh, store, workdir, last_step, painter, new_ids, profile)
     several = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
     _say(f"{config.name}: {start.describe()}, mesh {dict(mesh.shape)}{several}, {workdir}")
     return run, tokenizer, start
@@ -185,6 +191,7 @@ def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> T
         step += 1
         profiler.after(stage.first_step + step, metrics)
         recorder.record(step, metrics, work)
+        run.painter.poll()
         if step % run.config.checkpoint.interval_steps == 0 and step < end:
             recorder.flush()  # a checkpoint never is ahead of metrics.jsonl
             _save(run, stage, state, step)
@@ -242,6 +249,8 @@ def _save(run: Run, stage: Stage, state: TrainState, step: int) -> None:
         versions=library_versions(),
     )
     run.store.save(meta.step, state, meta)
+    if stage.config.objective == "vpit" and stage.config.loss.visual_weight:
+        run.painter.saved(meta.step)
 
 
 def _say(text: str) -> None:

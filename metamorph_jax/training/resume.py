@@ -23,7 +23,8 @@ from metamorph_jax.training.stages import ResumedData
 
 # What may change from one start of a run to the next without changing what is computed.
 _FREE = re.compile(
-    r"config\.(name|log_interval_steps|checkpoint\..*|mesh\..*|model\.\w+\.(remat|attention|scan_unroll)"
+    r"config\.(name|log_interval_steps|pictures(\..*)?|checkpoint\..*|mesh\..*"
+    r"|model\.\w+\.(remat|attention|scan_unroll)"
     r"|stages\.[^.]+\.data\.(num_workers|prefetch_batches|max_bad_fraction|features))"
 )
 _WEIGHT = re.compile(r"config\.stages\.[^.]+\.data\.sources\.[^.]+\.weight")

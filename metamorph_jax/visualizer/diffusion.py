@@ -1,13 +1,13 @@
-"""The noise process: what a training step predicts, and how pictures are sampled.
+"""The noise process in training: what a step draws, and what the U-Net is to predict.
 
-Both go through diffusers' schedulers. Reading weights and writing PNG files is not done here.
+Through diffusers' schedulers. How pictures are sampled is in sampling.py.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor, nn
 
@@ -109,56 +109,3 @@ class DiffusionLoss(nn.Module):
         ratio = compute_snr(self._scheduler, timesteps)
         limited = ratio.clamp(max=self._min_snr_gamma)
         return limited / (ratio + 1 if self._predicts_velocity else ratio)
-
-
-def sample(
-    visualizer: Visualizer,
-    tokens: Float[Tensor, "B P E"],
-    *,
-    guidance: float,
-    num_steps: int,
-    seeds: Sequence[int],
-) -> Float[Tensor, "B channels rows columns"]:
-    """Returns latents painted by DDIM from one starting noise per seed.
-
-    Args:
-        visualizer: in evaluation mode.
-        tokens: visual tokens.
-        guidance: 1 follows the condition; above 1 exaggerates its difference from no condition.
-        num_steps: denoising steps.
-        seeds: one per picture, so that a picture does not depend on the batch it was painted in.
-    """
-    config = visualizer.config
-    scheduler = _create_sampler(config.diffusion)
-    scheduler.set_timesteps(num_steps)
-    shape = (config.latents.channels, config.latents.size, config.latents.size)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-    is_guided = guidance != 1.0
-    with torch.inference_mode():
-        context = visualizer.condition(tokens)
-        if is_guided:
-            context = torch.cat([torch.zeros_like(context), context])
-        for timestep in scheduler.timesteps:
-            rows = torch.cat([latents, latents]) if is_guided else latents
-            predicted = visualizer(rows, timestep.expand(len(rows)), context)
-            if is_guided:
-                without, with_condition = predicted.chunk(2)
-                predicted = without + guidance * (with_condition - without)
-            latents = scheduler.step(predicted, timestep, latents).prev_sample
-    return latents
-
-
-def _create_sampler(config: DiffusionConfig) -> DDIMScheduler:
-    """Returns DDIM on the training process."""
-    return DDIMScheduler(
-        num_train_timesteps=config.num_train_timesteps,
-        beta_schedule=config.beta_schedule,
-        beta_start=config.beta_start,
-        beta_end=config.beta_end,
-        prediction_type=config.prediction_type,
-        # From the noisiest step, which is what the starting noise looks like; the default
-        # ("leading") would begin at a step where the layout should already be there.
-        timestep_spacing="trailing",
-        clip_sample=True,  # pixels end at -1 and 1
-    )

@@ -1,120 +1,152 @@
-"""Visual tokens -> pictures -> PNG files.
+"""Visual tokens -> pictures in memory.
 
-`paint` is what other code calls; the denoising loop is `diffusion.sample`.
+`Painter` is what other code calls; the denoising loop is diffusers' (sampling.py), and PNG files
+are written by picture_files.py.
 """
 
-from pathlib import Path
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+import torch
 from torch import Tensor
 
 from metamorph_jax.errors import UserError
-from metamorph_jax.typing import Float, Shaped
-from metamorph_jax.visualizer.checkpoint import load_visualizer
-from metamorph_jax.visualizer.dataset import (
-    ENCODER,
-    VISUAL_TOKENS,
-    check_same_encoder,
-    check_token_shape,
-    read_tokens,
-)
-from metamorph_jax.visualizer.diffusion import sample
+from metamorph_jax.typing import Bool, Float, Shaped
 from metamorph_jax.visualizer.latents import create_latents
 from metamorph_jax.visualizer.model import Visualizer
-from metamorph_jax.visualizer.sheet import contact_sheet
+from metamorph_jax.visualizer.sampling import Safety, create_pipeline, create_sampler, sample
+from metamorph_jax.visualizer.settings import DEFAULTS, PaintSettings
 
-BATCH_SIZE = 64  # pictures at a time; larger ones are no faster on a CPU
-
-
-def paint_file(
-    visualizer: Path,
-    tokens: Path,
-    out: Path,
-    *,
-    guidance: float = 1.0,
-    num_steps: int = 20,
-    seed: int = 0,
-) -> list[Path]:
-    """Paints all visual tokens in a file; returns the PNG files, without the contact sheet.
-
-    Args:
-        visualizer: a run's folder or a checkpoint.
-        tokens: safetensors file with "visual_tokens" [n, P, E].
-        out: folder, made when missing.
-        guidance: see `paint`.
-        num_steps: denoising steps.
-        seed: of picture 0; picture i has seed + i.
-
-    Raises:
-        UserError: a file is missing, damaged or does not fit the visualizer.
-    """
-    model = load_visualizer(visualizer)
-    values, metadata = read_tokens(tokens, VISUAL_TOKENS)
-    check_token_shape(values, model.config, f"{tokens}", f"the visualizer {visualizer}")
-    check_same_encoder(metadata.get(ENCODER), model.encoder_fingerprint, f"{tokens}")
-    pictures = paint(model, values, guidance=guidance, num_steps=num_steps, seed=seed)
-    settings = {"guidance": str(guidance), "steps": str(num_steps)}
-    return write_pictures(pictures, out, settings, seed)
+MAX_BATCH_SIZE = 64  # more small pictures at a time are no faster on a CPU
+_MAX_BATCH_POSITIONS = 16384  # of the U-Net's input: four pictures of 64 x 64 latents
+_PIXELS = ((1.0,), 20)  # guidance scales and steps: small pictures gain nothing from more
+_HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+_STABLE_DIFFUSION = ((6.0, 7.5, 10.0, 12.5), 50)  # MetaMorph, inference demo
 
 
-def paint(
-    visualizer: Visualizer,
-    tokens: Float[Tensor, "count P E"],
-    *,
-    guidance: float = 1.0,
-    num_steps: int = 20,
-    seed: int = 0,
-) -> Shaped[np.ndarray, "count height width 3"]:
-    """Returns uint8 RGB pictures, one per block of visual tokens.
+class Painted(NamedTuple):
+    """Pictures, and which of them the safety checker blackened."""
+
+    pictures: Shaped[np.ndarray, "count height width 3"]
+    is_flagged: Bool[np.ndarray, "count"]
+
+
+class Painter:
+    """A visualizer, ready to paint on a GPU if there is one.
 
     Args:
-        visualizer: from `checkpoint.load_visualizer`.
-        tokens: visual tokens, L2-normalised as the encoder makes them.
-        guidance: classifier-free guidance; 1 follows the tokens, more exaggerates them.
-        num_steps: denoising steps, at most the noise process's own.
-        seed: picture i starts from noise of seed + i, whatever else is painted with it.
+        visualizer: from `checkpoint.load_visualizer`; it is moved, not copied.
+        settings: how to paint.
+        safety: checks every picture; None: none is checked.
+
+    Attributes:
+        visualizer: the same.
+        settings: the same, with the visualizer's choices filled in.
 
     Raises:
-        UserError: `num_steps` or `guidance` is out of range.
+        UserError: a setting is out of range, or not for this visualizer.
     """
-    most = visualizer.config.diffusion.num_train_timesteps
-    if not 1 <= num_steps <= most:
-        raise UserError(f"steps={num_steps}: from 1 to {most} were expected")
-    if guidance < 0:
-        raise UserError(f"guidance={guidance}: 1 or more was expected (0 ignores the tokens)")
-    latents = create_latents(visualizer.config.latents)
-    batches = []
-    for start in range(0, len(tokens), BATCH_SIZE):
-        rows = tokens[start : start + BATCH_SIZE]
-        seeds = range(seed + start, seed + start + len(rows))
-        painted = sample(visualizer, rows, guidance=guidance, num_steps=num_steps, seeds=seeds)
-        batches.append(latents.decode(painted).numpy())
-    return np.concatenate(batches)
+
+    def __init__(
+        self,
+        visualizer: Visualizer,
+        settings: PaintSettings = DEFAULTS,
+        safety: Safety | None = None,
+    ):
+        self.visualizer = visualizer.eval()
+        scheduler = create_sampler(visualizer, settings.scheduler)
+        self._pipeline = create_pipeline(visualizer, scheduler, safety)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        places = (device,) if settings.dtype == "float32" else (device, _HALVES[settings.dtype])
+        for module in (self.visualizer, self._pipeline):  # the VAE is in the pipeline only
+            module.to(*places)
+        self.settings = _complete(settings, visualizer, type(scheduler).__name__)
+        self._check()
+
+    @property
+    def latent_side(self) -> int:
+        """Side of the latents."""
+        if self.visualizer.vae is None:
+            return self.visualizer.config.latents.size
+        return self.settings.size // self._pipeline.vae_scale_factor
+
+    def paint(
+        self, tokens: Float[Tensor, "count P E"], guidance: float, seeds: Sequence[int]
+    ) -> Painted:
+        """Returns uint8 RGB pictures, one per block of visual tokens.
+
+        Args:
+            tokens: visual tokens, L2-normalised as the encoder makes them.
+            guidance: one scale.
+            seeds: of the starting noise, one per picture, whatever else is painted with it.
+        """
+        size = max(1, min(MAX_BATCH_SIZE, _MAX_BATCH_POSITIONS // self.latent_side**2))
+        batches = [
+            self._paint_batch(tokens[start : start + size], guidance, seeds[start : start + size])
+            for start in range(0, len(tokens), size)
+        ]
+        return Painted(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+
+    def _paint_batch(
+        self, tokens: Float[Tensor, "B P E"], guidance: float, seeds: Sequence[int]
+    ) -> Painted:
+        """Returns the pictures of one batch."""
+        visualizer, pipeline = self.visualizer, self._pipeline
+        side = self.latent_side * pipeline.vae_scale_factor
+        with torch.inference_mode():
+            context = visualizer.condition(tokens.to(pipeline.device, pipeline.dtype))
+            is_latent = visualizer.vae is None
+            output = sample(
+                pipeline,
+                context,
+                guidance=guidance,
+                num_steps=self.settings.num_steps,
+                seeds=seeds,
+                side=side,
+                output_type="latent" if is_latent else "np",
+            )
+            if is_latent:
+                codec = create_latents(visualizer.config.latents)
+                pictures = codec.decode(output.images.float()).cpu().numpy()
+            else:
+                pictures = (output.images * 255).round().astype(np.uint8)
+        flagged = output.nsfw_content_detected or [False] * len(tokens)
+        return Painted(pictures, np.array(flagged, bool))
+
+    def _check(self) -> None:
+        """Raises a UserError if a setting is out of range."""
+        settings, visualizer = self.settings, self.visualizer
+        most = self._pipeline.scheduler.config.num_train_timesteps
+        if not 1 <= settings.num_steps <= most:
+            raise UserError(f"steps={settings.num_steps}: from 1 to {most} were expected")
+        for guidance in settings.guidance:
+            if not 1 <= guidance < float("inf"):
+                raise UserError(f"guidance={guidance}: 1 (follow the tokens) or more was expected")
+        if visualizer.vae is None:
+            side = visualizer.config.latents.picture_size
+            if settings.size != side:
+                raise UserError(
+                    f"size={settings.size}: this visualizer paints pixels, {side}x{side} of them"
+                )
+            return
+        # The U-Net halves the latents at every level but the last.
+        halvings = len(visualizer.unet.config.block_out_channels) - 1
+        unit = math.lcm(8, self._pipeline.vae_scale_factor * 2**halvings)  # 8: diffusers' own
+        if settings.size < unit or settings.size % unit:
+            raise UserError(f"size={settings.size}: a multiple of {unit} pixels was expected")
 
 
-def write_pictures(
-    pictures: Shaped[np.ndarray, "count height width 3"],
-    out: Path,
-    settings: dict[str, str],
-    seed: int,
-) -> list[Path]:
-    """Writes numbered PNG files, with `settings` and the seed in each, and a contact sheet.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    files = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for index, picture in enumerate(pictures):
-            info = PngInfo()
-            for key, value in (settings | {"seed": str(seed + index)}).items():
-                info.add_text(key, value)
-            files.append(out / f"image_{index:05d}.png")
-            Image.fromarray(picture).save(files[-1], pnginfo=info)
-        Image.fromarray(contact_sheet(pictures)).save(out / "contact_sheet.png")
-    except OSError as error:
-        raise UserError(f"{out}: pictures could not be written ({error})") from error
-    return files
+def _complete(settings: PaintSettings, visualizer: Visualizer, scheduler: str) -> PaintSettings:
+    """Returns settings without None."""
+    is_pixels = visualizer.vae is None
+    guidance, num_steps = _PIXELS if is_pixels else _STABLE_DIFFUSION
+    return dataclasses.replace(
+        settings,
+        guidance=settings.guidance or guidance,
+        num_steps=num_steps if settings.num_steps is None else settings.num_steps,
+        scheduler=scheduler,
+        size=visualizer.config.latents.picture_size if settings.size is None else settings.size,
+    )

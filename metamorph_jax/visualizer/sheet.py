@@ -1,29 +1,118 @@
-"""Many small pictures as one, for people to look at."""
+"""Many pictures as one, for people to look at: the contact sheet, and one with captions."""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from metamorph_jax.typing import Shaped
 
-_GAP = 2  # pixels between pictures
+_GAP, _ROW_GAP = 2, 12  # pixels between pictures, and between rows beside each other
 _BACKGROUND = 64  # grey that neither dark nor light pictures melt into
+_INK, _MISSING = 235, 96
 _MIN_SIDE = 64  # smaller pictures are enlarged, pixel by pixel, or nobody sees anything
+_MIN_CAPTION_SIDE = 128  # room for a few words
+_TEXT_SIZE, _LINE = 13, 17  # pixels
+
+Picture = Shaped[np.ndarray, "height width 3"]
 
 
 def contact_sheet(
     pictures: Shaped[np.ndarray, "count height width 3"], num_columns: int = 10
 ) -> Shaped[np.ndarray, "sheet_height sheet_width 3"]:
     """Returns the uint8 pictures in reading order, `num_columns` in a row."""
-    scale = math.ceil(_MIN_SIDE / min(pictures.shape[1:3]))
-    large = pictures.repeat(scale, axis=1).repeat(scale, axis=2)
-    count, height, width, _ = large.shape
-    num_columns = min(num_columns, count)
-    num_rows = math.ceil(count / num_columns)
-    shape = (num_rows * (height + _GAP) + _GAP, num_columns * (width + _GAP) + _GAP, 3)
+    num_columns = min(num_columns, len(pictures))
+    large = [_enlarge(picture, _MIN_SIDE) for picture in pictures]
+    return _grid([large[i : i + num_columns] for i in range(0, len(large), num_columns)])
+
+
+class Row(NamedTuple):
+    """A row of a captioned sheet.
+
+    Attributes:
+        pictures: uint8, all of one size; None: there is none.
+        notes: one per picture, below it.
+        caption: below them all.
+    """
+
+    pictures: Sequence[Picture | None]
+    notes: Sequence[str]
+    caption: str = ""
+
+
+def captioned_sheet(
+    headings: Sequence[str], rows: Sequence[Row], rows_per_line: int = 1
+) -> Shaped[np.ndarray, "sheet_height sheet_width 3"]:
+    """Returns rows of pictures with what there is to say about them.
+
+    Args:
+        headings: of the columns.
+        rows: as many pictures each as there are headings.
+        rows_per_line: rows beside each other.
+    """
+    shape = next(p.shape for row in rows for p in row.pictures if p is not None)
+    blocks = [_captioned(row, shape) for row in rows]
+    width = (blocks[0].shape[1] - _ROW_GAP) // len(headings)
+    head = np.concatenate([_text(heading, width) for heading in headings], axis=1)
+    head = _pad(head, blocks[0].shape[1])
+    rows_per_line = min(rows_per_line, len(blocks))
+    lines = [[head] * rows_per_line]
+    for start in range(0, len(blocks), rows_per_line):
+        line = blocks[start : start + rows_per_line]
+        lines.append(line + [np.full_like(blocks[0], _BACKGROUND)] * (rows_per_line - len(line)))
+    return np.concatenate([np.concatenate(line, axis=1) for line in lines])
+
+
+def _captioned(row: Row, shape: tuple[int, ...]) -> Picture:
+    """Returns pictures, a note below each, and a caption below them all."""
+    large = [
+        _enlarge(np.full(shape, _MISSING, np.uint8) if p is None else p, _MIN_CAPTION_SIDE)
+        for p in row.pictures
+    ]
+    tiles = [
+        np.concatenate([picture, _text(note, picture.shape[1])])
+        for picture, note in zip(large, row.notes, strict=True)
+    ]
+    body = _grid([tiles])
+    block = np.concatenate([body, _text(row.caption, body.shape[1])])
+    return _pad(block, block.shape[1] + _ROW_GAP)
+
+
+def _enlarge(picture: Picture, min_side: int) -> Picture:
+    """Returns a picture whose shorter side has at least `min_side` pixels."""
+    scale = math.ceil(min_side / min(picture.shape[:2]))
+    return picture.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _grid(rows: Sequence[Sequence[Picture]]) -> Picture:
+    """Returns pictures of one size in a grid; the last row may be shorter."""
+    height, width, _ = rows[0][0].shape
+    shape = (len(rows) * (height + _GAP) + _GAP, len(rows[0]) * (width + _GAP) + _GAP, 3)
     sheet = np.full(shape, _BACKGROUND, np.uint8)
-    for index, picture in enumerate(large):
-        row, column = divmod(index, num_columns)
-        top, left = _GAP + row * (height + _GAP), _GAP + column * (width + _GAP)
-        sheet[top : top + height, left : left + width] = picture
+    for row, pictures in enumerate(rows):
+        for column, picture in enumerate(pictures):
+            top, left = _GAP + row * (height + _GAP), _GAP + column * (width + _GAP)
+            sheet[top : top + height, left : left + width] = picture
     return sheet
+
+
+def _text(text: str, width: int) -> Picture:
+    """Returns one line of text, cut with an ellipsis where it does not fit."""
+    font = ImageFont.load_default(_TEXT_SIZE)
+    text = " ".join(text.split())
+    if font.getlength(text) > width - 2 * _GAP:
+        while text and font.getlength(text + "...") > width - 2 * _GAP:
+            text = text[:-1]
+        text += "..."
+    line = Image.new("RGB", (width, _LINE), (_BACKGROUND,) * 3)
+    ImageDraw.Draw(line).text((_GAP, 0), text, fill=(_INK,) * 3, font=font)
+    return np.asarray(line)
+
+
+def _pad(picture: Picture, width: int) -> Picture:
+    """Returns a picture with background on its right up to `width`."""
+    return np.pad(
+        picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=_BACKGROUND
+    )

@@ -1,60 +1,31 @@
 """The command line: what it writes, what it prints, and what it refuses."""
 
-import dataclasses
 import json
 import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors import safe_open
 
-from metamorph_jax.checkpoints.store import CheckpointStore
+from metamorph_jax.checkpoints.manifest import fingerprint
 from metamorph_jax.decoding.features import Encoder
 from metamorph_jax.errors import UserError
 from metamorph_jax.generate import main
-from metamorph_jax.visualizer.checkpoint import TrainingState, save_checkpoint
-from metamorph_jax.visualizer.model import Visualizer
-from tests.data_files import small_tokenizer
-from tests.scripted_model import VISUAL, scripted_config, scripted_params
-from tests.tiny_run import tiny_config, write_tiny_run
-from tests.visualizer_files import MODEL
+from tests.drawing_run import write_drawing_run, write_visualizer
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Returns a run whose model answers " cat<image>." to everything."""
-    folder = tmp_path_factory.mktemp("run")
-    tokenizer = small_tokenizer(folder / "tokenizer")
-    special = tokenizer.special
-    (newline,), (cat,), (dot,) = (tokenizer.encode_text(text) for text in ("\n", " cat", "."))
-    script = {newline: [cat], cat: [special.image_start], VISUAL: [special.image_end]}
-    script |= {special.image_end: [dot], dot: [special.end_of_turn]}
-    model = scripted_config(tokenizer.vocab_size, max_seq_len=64)
-    config = dataclasses.replace(tiny_config(str(folder / "tokenizer")), model=model)
-    write_tiny_run(folder, config)
-    store = CheckpointStore(folder / "checkpoints")
-    meta = store.read_meta()
-    meta = dataclasses.replace(meta, step=meta.step + 1)
-    params = jax.tree.map(jnp.asarray, scripted_params(model, script))
-    store.save(meta.step, {"params": params}, meta)
-    store.wait()
-    return folder
+    return write_drawing_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
 def visualizer(run, tmp_path_factory):
     """Returns the folder of an untrained visualizer of the run's encoder."""
-    folder = tmp_path_factory.mktemp("visualizer")
-    torch.manual_seed(0)
-    model = Visualizer(dataclasses.replace(MODEL, token_dim=8))
-    model.encoder_fingerprint = Encoder.load(run).fingerprint
-    save_checkpoint(folder, model, TrainingState(1, {}, {}, ""), keep=2)
-    return folder
+    return write_visualizer(tmp_path_factory.mktemp("visualizer"), run)
 
 
 def ask(run, out, *more, prompt="Draw a cat."):
@@ -77,7 +48,8 @@ def test_answer_and_visual_tokens_are_written(run, tmp_path, capsys):
         tokens, metadata = file.get_tensor("visual_tokens"), file.metadata()
     assert tokens.shape == (1, 4, 8)
     assert tokens.dtype == np.float32
-    assert metadata["num_images"] == "1"
+    assert (metadata["num_images"], metadata["prompt"]) == ("1", "Draw a cat.")
+    assert metadata["checkpoint_fingerprint"] == fingerprint(run / "checkpoints/00000004")
     assert metadata["encoder_fingerprint"] == Encoder.load(run).fingerprint
     printed = capsys.readouterr().out
     assert " cat<image>." in printed
@@ -89,6 +61,19 @@ def test_pictures_are_painted(run, visualizer, tmp_path, capsys):
     assert ask(run, tmp_path, f"--visualizer={visualizer}") == 0
     assert str(tmp_path / "image_00000.png") in capsys.readouterr().out
     assert Image.open(tmp_path / "image_00000.png").size == (8, 8)
+
+
+def test_painting_can_be_left_to_others(run, visualizer, tmp_path, capsys):
+    assert ask(run, tmp_path, f"--visualizer={visualizer}", "--tokens_only") == 0
+    assert str(tmp_path / "visual_tokens.safetensors") in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_pngs_say_what_was_asked(run, visualizer, tmp_path):
+    assert ask(run, tmp_path, f"--visualizer={visualizer}") == 0
+    text = Image.open(tmp_path / "image_00000.png").text
+    assert text["prompt"] == "Draw a cat."
+    assert text["checkpoint_fingerprint"] == fingerprint(run / "checkpoints/00000004")
 
 
 def test_the_runs_own_visualizer_is_found(run, visualizer, tmp_path, capsys):

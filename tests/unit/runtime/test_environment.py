@@ -3,7 +3,7 @@
 import pytest
 
 from metamorph_jax.errors import UserError
-from metamorph_jax.runtime.environment import Place, check_alone, find_place, first_host
+from metamorph_jax.runtime.environment import ALONE, Place, check_alone, find_place, first_host
 
 PLAIN = {
     "JAX_COORDINATOR_ADDRESS": "host:1234",
@@ -95,3 +95,11 @@ def test_a_program_that_works_alone_refuses_others():
     check_alone({}, "generate")
     with pytest.raises(UserError, match="generate works in one process, but this is process 3"):
         check_alone(PLAIN, "generate")
+
+
+def test_what_a_process_of_several_starts_can_be_alone():
+    of_several = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+    of_slurm = {"SLURM_STEP_NODELIST": "n[1-2]", "TPU_WORKER_HOSTNAMES": "a,b"}
+    check_alone(of_several | of_slurm | ALONE, "a program")
+    with pytest.raises(UserError, match="works in one process"):
+        check_alone(of_several, "a program")

@@ -1,4 +1,4 @@
-"""The two commands: flags, messages, exit codes, and how little `--help` imports."""
+"""The commands: flags, messages, exit codes, and how little `--help` imports."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from metamorph_jax.errors import run_main
-from metamorph_jax.visualizer import paint, train
+from metamorph_jax.visualizer import paint, reconstruct, train
 from tests.visualizer_files import RECIPE, write_data
 
 
@@ -41,10 +41,11 @@ def test_train_then_paint(arguments, tmp_path, capsys):
         "tokens": tmp_path / "visual_tokens.safetensors",
         "out": tmp_path / "pictures",
     }
-    assert paint.main(flags(painted, "--steps=2", "--guidance=1.5", "--seed=3")) == 0
+    assert paint.main(flags(painted, "--steps=2", "--guidance=1.5", "--seeds=3")) == 0
     assert "3 pictures and contact_sheet.png" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
-    assert names == ["contact_sheet.png", *(f"image_0000{index}.png" for index in range(3))]
+    pictures = [f"image_0000{index}.png" for index in range(3)]
+    assert names == ["contact_sheet.png", *pictures, "pictures.json"]
 
 
 def test_recipe_mistakes_are_told_at_once(arguments, capsys):
@@ -75,7 +76,35 @@ def test_paint_without_a_visualizer_is_told(tmp_path, capsys):
     assert "no visualizer here" in fails(paint.main, flags(given), capsys)
 
 
-@pytest.mark.parametrize("module", ["train", "paint"])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], "give --tokens, or --checkpoint and --prompt"),
+        (["--tokens=a", "--checkpoint=b"], "give --tokens, or"),
+        (["--checkpoint=b"], "--checkpoint and --prompt go together"),
+        (["--tokens=a"], "--tokens needs --visualizer"),
+        (["--tokens=a", "--visualizer=b", "--guidance=1;2"], "'1;2': numbers with commas"),
+        (["--tokens=a", "--visualizer=b", "--dtype=int8"], "invalid choice: 'int8'"),
+    ],
+)
+def test_paint_flags_that_do_not_fit_are_told(given, told, tmp_path, capsys):
+    assert told in fails(paint.main, [f"--out={tmp_path}", *given], capsys)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], "give --checkpoint, --records and --image_root, or --predictions"),
+        (["--checkpoint=a", "--records=b"], "--image_root is needed"),
+        (["--predictions=a", "--out=b"], "--visualizer is needed"),
+        (["--checkpoint=a", "--records=b", "--image_root=c"], "a has no visualizer"),
+    ],
+)
+def test_reconstruct_flags_that_do_not_fit_are_told(given, told, capsys):
+    assert told in fails(reconstruct.main, given, capsys)
+
+
+@pytest.mark.parametrize("module", ["train", "paint", "reconstruct"])
 def test_commands_wait_neither_for_torch_nor_for_jax(module):
     code = (
         f"import sys, metamorph_jax.visualizer.{module};"

@@ -1,69 +1,89 @@
-"""From a tokens file to PNG files."""
+"""From visual tokens to pixels."""
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from metamorph_jax.errors import UserError
 from metamorph_jax.visualizer import painter
-from metamorph_jax.visualizer.checkpoint import TrainingState, save_checkpoint
 from metamorph_jax.visualizer.model import Visualizer
-from metamorph_jax.visualizer.painter import paint, paint_file
-from tests.visualizer_files import MODEL, write_data
+from metamorph_jax.visualizer.painter import Painter
+from metamorph_jax.visualizer.parts import load_parts
+from metamorph_jax.visualizer.sampling import load_safety
+from metamorph_jax.visualizer.settings import PaintSettings
+from tests.safety_checker import write_safety
+from tests.visualizer_files import MODEL, SD_MODEL, write_stable_diffusion
 
 TOKENS = torch.randn((5, 4, 6), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture
-def model():
+def pixels(**settings):
     torch.manual_seed(0)
-    return Visualizer(MODEL).eval()
+    return Painter(Visualizer(MODEL), PaintSettings(**{"num_steps": 2} | settings))
 
 
-@pytest.fixture
-def run(model, tmp_path):
-    save_checkpoint(tmp_path / "run", model, TrainingState(1, {}, {}, ""), keep=2)
-    return tmp_path / "run"
+@pytest.fixture(scope="module")
+def stable_diffusion(tmp_path_factory):
+    folder = write_stable_diffusion(tmp_path_factory.mktemp("sd"))
+    torch.manual_seed(0)
+    return Visualizer(SD_MODEL, load_parts(folder, SD_MODEL))
 
 
-def test_pictures_are_what_paint_returns(model, run, tmp_path):
-    write_data(tmp_path)
-    tokens = tmp_path / "visual_tokens.safetensors"
-    files = paint_file(run, tokens, tmp_path / "out", guidance=2.0, num_steps=3, seed=5)
-    assert [file.name for file in files] == [f"image_0000{index}.png" for index in range(3)]
-    values = load_file(tokens)["visual_tokens"]
-    expected = paint(model, values, guidance=2.0, num_steps=3, seed=5)
-    for index, file in enumerate(files):
-        with Image.open(file) as picture:
-            assert picture.text == {"guidance": "2.0", "steps": "3", "seed": str(5 + index)}
-            np.testing.assert_array_equal(np.asarray(picture), expected[index])
-    with Image.open(tmp_path / "out/contact_sheet.png") as sheet:
-        assert sheet.size == (3 * 66 + 2, 66 + 2)
+def test_defaults_are_those_of_the_kind(stable_diffusion):
+    torch.manual_seed(0)
+    found = Painter(Visualizer(MODEL)).settings
+    assert (found.guidance, found.num_steps, found.size) == ((1.0,), 20, 8)
+    assert found.scheduler == "DDIMScheduler"
+    found = Painter(stable_diffusion).settings
+    assert (found.guidance, found.num_steps, found.size) == ((6.0, 7.5, 10.0, 12.5), 50, 16)
+    assert found.scheduler == "PNDMScheduler"
 
 
-def test_batches_do_not_change_pictures(model, monkeypatch):
-    together = paint(model, TOKENS, num_steps=2)
-    monkeypatch.setattr(painter, "BATCH_SIZE", 2)
-    apart = paint(model, TOKENS, num_steps=2)
+def test_batches_do_not_change_pictures(monkeypatch):
+    model = pixels()
+    together = model.paint(TOKENS, 1.0, range(5)).pictures
+    monkeypatch.setattr(painter, "MAX_BATCH_SIZE", 2)
+    apart = model.paint(TOKENS, 1.0, range(5)).pictures
     # Sums in another order may tip a rounding to the next of 255 levels.
     assert np.abs(together.astype(int) - apart.astype(int)).max() <= 1
 
 
-def test_seed_and_tokens_decide_the_picture(model):
-    first = paint(model, TOKENS[:1], num_steps=2, seed=1)
-    np.testing.assert_array_equal(paint(model, TOKENS[:1], num_steps=2, seed=1), first)
-    assert (paint(model, TOKENS[:1], num_steps=2, seed=2) != first).any()
-    assert (paint(model, TOKENS[1:2], num_steps=2, seed=1) != first).any()
+def test_seed_and_tokens_decide_the_picture():
+    model = pixels()
+    first = model.paint(TOKENS[:1], 1.0, [1]).pictures
+    np.testing.assert_array_equal(model.paint(TOKENS[:1], 1.0, [1]).pictures, first)
+    assert (model.paint(TOKENS[:1], 1.0, [2]).pictures != first).any()
+    assert (model.paint(TOKENS[1:2], 1.0, [1]).pictures != first).any()
 
 
-def test_painting_leaves_the_global_random_state_alone(model):
+def test_painting_leaves_the_global_random_state_alone():
+    model = pixels()
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    paint(model, TOKENS[:1], num_steps=2)
+    model.paint(TOKENS[:1], 1.0, [0])
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(("size", "side"), [(None, 16), (32, 32)])
+def test_a_vae_decodes_to_the_size_asked_for(stable_diffusion, size, side):
+    model = Painter(stable_diffusion, PaintSettings(num_steps=2, size=size))
+    painted = model.paint(TOKENS, 7.5, range(5))
+    assert painted.pictures.shape == (5, side, side, 3)
+    assert painted.pictures.dtype == np.uint8
+    assert not painted.is_flagged.any()
+    assert painted.pictures.std() > 0
+
+
+@pytest.mark.parametrize("objects", [True, False])
+def test_what_the_safety_checker_objects_to_is_black_and_said_so(
+    stable_diffusion, tmp_path, objects
+):
+    write_safety(tmp_path, objects_to_all=objects)
+    model = Painter(stable_diffusion, PaintSettings(num_steps=1), load_safety(tmp_path))
+    painted = model.paint(TOKENS[:2], 1.0, [0, 1])
+    assert painted.is_flagged.tolist() == [objects] * 2
+    assert (painted.pictures.max() == 0) == objects
 
 
 @pytest.mark.parametrize(
@@ -71,41 +91,16 @@ def test_painting_leaves_the_global_random_state_alone(model):
     [
         ({"num_steps": 0}, "steps=0: from 1 to 1000"),
         ({"num_steps": 1001}, "steps=1001"),
-        ({"guidance": -1.0}, "guidance=-1.0"),
+        ({"guidance": (2.0, 0.5)}, "guidance=0.5"),
+        ({"scheduler": "Dream"}, "scheduler=Dream"),
+        ({"size": 16}, "size=16: this visualizer paints pixels, 8x8"),
     ],
 )
-def test_settings_out_of_range_are_told(model, settings, told):
+def test_settings_out_of_range_are_told(settings, told):
     with pytest.raises(UserError, match=told):
-        paint(model, TOKENS, **settings)
+        pixels(**settings)
 
 
-def test_tokens_of_another_encoder_are_told(run, tmp_path):
-    tokens = tmp_path / "visual_tokens.safetensors"
-    save_file({"visual_tokens": torch.zeros(2, 16, 6)}, tokens)
-    with pytest.raises(UserError) as error:
-        paint_file(run, tokens, tmp_path / "out")
-    assert str(tokens) in str(error.value)
-    assert "16 visual tokens of width 6" in str(error.value)
-    assert "num_tokens=4, token_dim=6" in str(error.value)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(("theirs", "is_fine"), [("abc", True), (None, True), ("xyz", False)])
-def test_encoder_is_compared_where_known(model, tmp_path, theirs, is_fine):
-    model.encoder_fingerprint = "abc"
-    save_checkpoint(tmp_path / "run", model, TrainingState(1, {}, {}, ""), keep=2)
-    tokens, out = tmp_path / "tokens.safetensors", tmp_path / "out"
-    metadata = {"encoder_fingerprint": theirs} if theirs else None
-    save_file({"visual_tokens": TOKENS}, tokens, metadata)
-    if is_fine:
-        assert len(paint_file(tmp_path / "run", tokens, out, num_steps=1)) == 5
-    else:
-        with pytest.raises(UserError, match=r"another encoder \(xyz\).*trained on \(abc\)"):
-            paint_file(tmp_path / "run", tokens, out, num_steps=1)
-
-
-def test_out_that_is_a_file_is_told(run, tmp_path):
-    write_data(tmp_path)
-    (tmp_path / "out").write_text("in the way")
-    with pytest.raises(UserError, match="out: pictures could not be written"):
-        paint_file(run, tmp_path / "visual_tokens.safetensors", tmp_path / "out", num_steps=1)
+def test_size_that_the_unet_cannot_halve_is_told(stable_diffusion):
+    with pytest.raises(UserError, match="size=20: a multiple of 8 pixels"):
+        Painter(stable_diffusion, PaintSettings(size=20))

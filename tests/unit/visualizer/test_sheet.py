@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metamorph_jax.visualizer.sheet import contact_sheet
+from metamorph_jax.visualizer.sheet import Row, captioned_sheet, contact_sheet
 
 
 def test_reading_order_and_scale():
@@ -16,3 +16,35 @@ def test_reading_order_and_scale():
 def test_large_pictures_stay_as_they_are():
     pictures = np.zeros((1, 128, 96, 3), np.uint8)
     assert contact_sheet(pictures).shape == (132, 100, 3)
+
+
+def test_captions_are_below_their_pictures():
+    pictures = [np.full((8, 8, 3), value, np.uint8) for value in (10, 200)]
+    rows = [Row([pictures[0], None], ["one", "none"], "first"), Row(pictures, ["", ""], "")]
+    sheet = captioned_sheet(["left", "right"], rows)
+    head, block = 17, 2 + 128 + 17 + 2 + 17
+    assert sheet.shape == (head + 2 * block, 2 * 130 + 2 + 12, 3)
+    assert sheet[head + 50, 50, 0] == 10
+    assert sheet[head + 50, 200, 0] == 96  # there is no picture
+    assert sheet[head + block + 50, 200, 0] == 200
+    ink = sheet == sheet.max()
+    for top, has_text in (
+        (0, True),
+        (head + 130, True),
+        (head + 149, True),
+        (head + block + 130, False),
+    ):
+        assert ink[top : top + 17].any() == has_text
+
+
+def test_long_captions_are_cut():
+    picture = np.zeros((8, 8, 3), np.uint8)
+    short, long = (captioned_sheet(["x"], [Row([picture], ["n"], "word " * n)]) for n in (3, 300))
+    assert short.shape == long.shape
+
+
+def test_rows_stand_beside_each_other():
+    row = Row([np.zeros((128, 128, 3), np.uint8)], ["a"], "b")
+    one, two = (captioned_sheet(["x"], [row] * 3, rows_per_line=n) for n in (1, 2))
+    assert two.shape[1] == 2 * one.shape[1]
+    assert two.shape[0] - 17 == (one.shape[0] - 17) * 2 // 3
