@@ -125,10 +125,13 @@ def parse_module(text: str) -> Module:
             if header:
                 current = computations.setdefault(header.group(2), {})
                 entry = header.group(2) if header.group(1) else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":
             current = None
         else:
             instruction = _parse_line(line)
+            if instruction is None and current:  # attributes of a kernel go over several lines
+                last = next(reversed(current.values()))
+                instruction = dataclasses.replace(last, text=f"{last.text}\n{line}")
             if instruction is not None:
                 current[instruction.name] = instruction
     return Module(computations, entry)

@@ -14,6 +14,7 @@ from metamorph_jax.planning.plan import StagePlan, check_recipe, plan_stage
 from metamorph_jax.planning.topology import Pod
 
 NUM_COMPILED = 3
+REMATS = ("none", "dots", "attention", "full")  # from fast to lean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +56,7 @@ def _variants(
     config: RunConfig, stage: StageConfig, pod: Pod
 ) -> Iterator[tuple[str, RunConfig, StageConfig]]:
     """Yields (flags, recipe, its stage) of all that could run on the pod."""
-    remats = (
-        ("none", "dots", "attention", "full")
-        if stage.objective == "vpit"
-        else (config.model.llm.remat,)
-    )
+    remats = REMATS if stage.objective == "vpit" else (config.model.llm.remat,)
     for mesh, remat in itertools.product(_meshes(pod.num_devices), remats):
         rows, left = divmod(stage.global_batch_size, mesh.data * mesh.fsdp)
         for steps in (number for number in range(1, rows + 1) if not left and rows % number == 0):

@@ -40,6 +40,22 @@ def test_a_dot_and_a_kernel_that_says_what_it_costs():
     assert flops_of("f32[3,5]", "f32[5,7]", "f32[3,7]", kernel, "custom-call") == 12
 
 
+@pytest.mark.parametrize(("kernel", "products"), [("fwd_segmented", 2), ("dkv_no_residuals", 5)])
+def test_splash_attention_by_hand(kernel, products):
+    # 6 heads of 64 on 4 blocks of 512 positions: 10 of 16 blocks are touched.
+    module = module_of(
+        f"  ROOT %splash_mha_{kernel}.3 = (bf16[6,2048,64]{{2,1,0}}) custom-call(%q), "
+        'custom_call_target="tpu_custom_call", operand_layout_constraints={s8[1,4,4]{2,1,0}, '
+        "bf16[6,2048,64]{2,1,0}, bf16[2,2048,64]{2,1,0}}, frontend_attributes={metadata={",
+        r'"xprof_metadata":"{\"block_q\": 512, \"block_kv\": 512}"',
+        '}}, metadata={op_name="y"}',
+        "  %after = f32[3,7]{1,0} dot(%l, %r), lhs_contracting_dims={1}",
+        "  %l = f32[3,5]{1,0} parameter(0)",
+    )
+    found = [matrix_flops(visit) for visit in walk(module)]
+    assert found == [products * 2 * 6 * 2048 * 2048 * 64 * 10 / 16, 2 * 3 * 5 * 7, 0]
+
+
 @pytest.mark.parametrize(
     ("line", "num_bytes"),
     [
