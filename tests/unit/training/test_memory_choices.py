@@ -52,7 +52,7 @@ def test_what_is_computed_again_changes_no_loss(remat):
 
 
 def test_offloaded_residuals_leave_the_device():
-    """Between the passes, what enters the blocks is in the host's memory: rows, positions, width."""
+    """Between the passes, what enters blocks is in the host's memory: rows, positions, width."""
 
     def text(remat):
         setup = make_setup(model_with(remat=remat), tiny_stage())
