@@ -34,6 +34,7 @@ def _common(files, image_root, num_rows, total_steps, learning_rate):
             "num_workers": 8,
         },
         "optimizer": {"learning_rate": learning_rate, "reference_batch_size": num_rows},
+        "frozen_dtype": "bfloat16",  # as published weights are
         "global_batch_size": num_rows,
         "total_steps": total_steps,
     }

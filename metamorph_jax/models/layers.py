@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from metamorph_jax.models.lookup import look_up
 from metamorph_jax.typing import Array, Float, Int
 
 Initializer = jax.nn.initializers.Initializer
@@ -110,11 +111,8 @@ class Embed(nn.Module):
         self.embedding = self.param("embedding", init, self.shape, self.param_dtype)
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
-        """Returns the rows at `ids`; NaN for an id past the end, so that it cannot go unnoticed.
-
-        The cast comes after the lookup: the gradient is then summed in `param_dtype`.
-        """
-        return jnp.take(self.embedding, ids, axis=0, mode="fill").astype(self.dtype)
+        """Returns the rows at `ids`; NaN for an id past the end, so that it cannot go unnoticed."""
+        return look_up(self.embedding, ids, self.axes, self.dtype)
 
 
 class Vector(nn.Module):

@@ -10,7 +10,15 @@ from metamorph_jax.config.overrides import parse_literal, split_arguments
 from metamorph_jax.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
-RECIPES = ["digits.py", "vpit_8b.py", "vpit_8b.py:unpacked"]
+RECIPES = [
+    "digits.py",
+    "shapes.py",
+    "vpit_8b.py",
+    "vpit_8b.py:unpacked",
+    "vpit_70b.py:v5p",
+    "llava15_7b.py",
+    "llava15_13b.py:v5e,projector",
+]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -115,4 +123,7 @@ def test_what_a_recipe_raises_has_its_line(tmp_path, lines, expected):
 def test_mistakes_that_a_recipe_explains_are_passed_on():
     with pytest.raises(UserError) as caught:
         load_recipe(f"{CONFIGS}/vpit_8b.py:neither")
-    assert str(caught.value) == "configs/vpit_8b.py:neither: expected one of packed, unpacked"
+    assert str(caught.value) == (
+        "configs/vpit_8b.py:neither: no word 'neither' here; hardware: any, v4, v5e, v5p, v6e, "
+        "h100, h200; rows: packed, unpacked"
+    )
