@@ -58,9 +58,18 @@ def minimum_exchange_bytes(
 
 
 def counted_collectives(
-    stage: StageConfig, sizes: Mapping[str, int], pod: Pod, params: Mapping, trained: Mapping
+    model: ModelConfig,
+    stage: StageConfig,
+    sizes: Mapping[str, int],
+    pod: Pod,
+    params: Mapping,
+    trained: Mapping,
 ) -> list[CollectiveSum]:
-    """Returns the least that FSDP and data parallelism exchange, at the bandwidth of the chip."""
+    """Returns the least that is exchanged, at the bandwidth of the chip.
+
+    That is FSDP's gathers and scatters, gradients over replicas, and with tensor parallelism the
+    sums behind attention and MLP: two a block forwards, two backwards, two where it is recomputed.
+    """
     gathers, scatters = _exchanged_numbers(params, trained)
     steps, tensor, shards = stage.grad_accum_steps, sizes["tensor"], _parameter_shards(sizes)
     rows = []
@@ -74,6 +83,11 @@ def counted_collectives(
     add("all-gather", "fsdp", shards, gathers * steps)
     add("reduce-scatter", "fsdp", shards, scatters * steps)
     add("all-reduce", "data", sizes["data"], scatters / shards)
+    if stage.objective == "vpit":
+        tokens = stage.global_batch_size * stage.data.max_seq_len / (sizes["data"] * shards)
+        sums = 4 if model.llm.remat in ("none", "dots") else 6
+        passed = tokens * model.llm.embed_dim * model.llm.num_layers * sums
+        add("all-reduce", "tensor", tensor, passed * tensor)  # these are not split over it
     return rows
 
 

@@ -227,7 +227,7 @@ def _counted_plan(config: RunConfig, stage: StageConfig, pod: Pod) -> StagePlan:
         model_flops=full_row_flops(model, stage),
         hardware_flops=Number(counted_hardware_flops(model, stage), "counted"),
         hbm_bytes=Number(counted_hbm_bytes(model, stage, sizes, flatten(params)), "counted"),
-        collectives=counted_collectives(stage, sizes, pod, flatten(params), trained),
+        collectives=counted_collectives(model, stage, sizes, pod, flatten(params), trained),
         minimum_bytes=minimum_exchange_bytes(stage, sizes, flatten(params), trained),
         activation_bytes=None,
         roofline=None,

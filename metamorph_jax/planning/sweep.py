@@ -30,8 +30,9 @@ class Choice:
 
     @property
     def rank(self) -> tuple:
-        """Sorts first what fits, then what is faster, then what leaves more memory."""
-        return (not self.plan.fits, self.plan.roofline.bound_secs, -self.plan.margin)
+        """Sorts first what fits, then what is faster: by its bound, then by all three times."""
+        times = self.plan.roofline
+        return (not self.plan.fits, round(times.bound_secs, 3), sum(times.times.values()))
 
 
 def sweep(config: RunConfig, stage: StageConfig, pod: Pod) -> list[Choice]:

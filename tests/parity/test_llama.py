@@ -136,8 +136,8 @@ def layer_states(config, params, x, segments, positions):
     @quick_jit
     def block(params, x):
         rope = rope_tables(positions, head_dim=config.head_dim, **scaling)
-        mask = causal_segment_mask(segments)
-        return LlamaBlock(config, F32, F32).apply({"params": params}, x, None, rope, mask, None)[0]
+        block = LlamaBlock(config, F32, F32)
+        return block.apply({"params": params}, x, None, rope, segments, None)[0]
 
     states = [x]
     for i in range(config.num_layers):

@@ -26,7 +26,7 @@ class Held:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1)])
 def test_processes_hold_all_rows_and_know_which(shape, order):
-    devices = np.array(jax.devices()[:4])[list(order)].reshape(shape)
+    devices = np.array(jax.devices()[:4])[list(order)].reshape(*shape[:2], 1, shape[2])
     sharding = batch_sharding(Mesh(devices, AXIS_NAMES))
     shares = [local_places(Held(sharding, jax.devices()[first : first + 2]), 8) for first in (0, 2)]
     assert set(shares[0]) | set(shares[1]) == set(range(8))
@@ -40,7 +40,7 @@ def test_processes_hold_all_rows_and_know_which(shape, order):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_placed_rows_are_the_batch(shape):
-    devices = np.array(jax.devices()[:4])[[2, 0, 3, 1]].reshape(shape)
+    devices = np.array(jax.devices()[:4])[[2, 0, 3, 1]].reshape(*shape[:2], 1, shape[2])
     sharding = batch_sharding(Mesh(devices, AXIS_NAMES))
     batch = {"tokens": np.arange(24).reshape(8, 3), "mask": np.arange(8) % 2 == 0}
     placed = place(batch, sharding, local_places(sharding, 8), 8)
