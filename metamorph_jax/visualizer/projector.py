@@ -95,18 +95,24 @@ class TransformerProjector(nn.Module):
 
     def __init__(self, input_dim: int, output_dim: int, config: ProjectorConfig):
         super().__init__()
-        width = config.hidden_dim
+        width, heads = config.hidden_dim, config.num_heads
+        sizes = {"dim_feedforward": 4 * width, "dropout": 0.0}
+        order = {"norm_first": True, "batch_first": True}
         self.proj_in = nn.Linear(input_dim, width)
         self.token_embeddings = nn.Parameter(torch.randn(1, config.num_queries, width))
+        encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(width, heads, **sizes, **order),
+            config.num_layers,
+            nn.LayerNorm(width),
+            enable_nested_tensor=False,  # does not go with pre-norm
+        )
         self.transformer = nn.Transformer(
             width,
-            config.num_heads,
-            num_encoder_layers=config.num_layers,
+            heads,
+            custom_encoder=encoder,
             num_decoder_layers=config.num_layers,
-            dim_feedforward=4 * width,
-            dropout=0.0,
-            norm_first=True,
-            batch_first=True,
+            **sizes,
+            **order,
         )
         self.proj_out = nn.Linear(width, output_dim)
 

@@ -15,7 +15,6 @@ from metamorph_jax.config.schema_model import LlamaConfig
 from metamorph_jax.hub import llama as hub
 from metamorph_jax.hub.configs import read_llm_config
 from metamorph_jax.models.llama import Llama, LlamaBlock
-from metamorph_jax.ops.masks import causal_segment_mask
 from metamorph_jax.ops.rope import rope_tables
 from tests import tolerances
 from tests.model_helpers import quick_jit

@@ -54,6 +54,7 @@ def test_file_holds_each_image_once_in_order(tmp_path, capsys):
         features, metadata = file.get_tensor("features"), file.metadata()
     assert json.loads(metadata["images"]) == ["2.png", "0.png", "1.png"]
     assert metadata["encoder_fingerprint"] == encoder.fingerprint
+    assert metadata["view"] == "squash"
     np.testing.assert_array_equal(features, encoder.encode(pixels[[2, 0, 1]], 3))
     assert features.shape == (3, 4, 24)
     assert [path.name for path in out.parent.iterdir()] == [out.name]
