@@ -114,15 +114,24 @@ class Trainer:
         self.step += 1
         return {"loss": loss, "grad_norm": norm, "learning_rate": learning_rate}
 
-    def _backward(self, rows: Rows, *, is_last: bool) -> float | Float[Tensor, ""]:
-        """Adds the gradients of some rows; returns their part of the batch's mean error."""
+    @torch.no_grad()
+    def evaluate(self, batch: Sequence[Rows]) -> float:
+        """Returns the loss of a batch without learning from it."""
+        return self.add_up([sum(self._loss_of(rows) for rows in batch)])[0]
+
+    def _loss_of(self, rows: Rows) -> Float[Tensor, ""]:
+        """Returns the part that some rows have in the batch's mean error."""
         tokens, latents = self.encode(rows)
         noise = Noise(*(value.to(self._device, non_blocking=True) for value in rows.noise))
         weights = (~rows.is_bad).float().to(self._device) / self._config.training.batch_size
+        return self._loss(latents, tokens, noise, weights)
+
+    def _backward(self, rows: Rows, *, is_last: bool) -> Float[Tensor, ""]:
+        """Adds the gradients of some rows; returns their part of the batch's mean error."""
         # Gradients are averaged over processes once, after the last part.
         waits = self._accelerator.no_sync(self._loss) if not is_last else nullcontext()
         with waits:
-            loss = self._loss(latents, tokens, noise, weights)
+            loss = self._loss_of(rows)
             self._accelerator.backward(loss * self._accelerator.num_processes)
         return loss.detach()
 

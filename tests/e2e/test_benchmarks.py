@@ -21,6 +21,14 @@ def test_decode_benchmark():
     assert run("decode.py", "--repeats=1").count("parity") == 2
 
 
+def test_visualizer_benchmarks():
+    output = run("visualizer.py", "--repeats=1", "--steps=1")
+    assert "parity  1 losses" in output
+    output = run("gpu/visualizer.py", "--size=tiny", "--batch_size=2", "--steps=1", "--no_compile")
+    assert "parity" in output
+    assert "DPM++, 20 steps" in output
+
+
 def test_quick_data_benchmark():
     output = run("data.py", "--quick")
     lines = output.splitlines()
