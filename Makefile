@@ -30,6 +30,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/visualizer.py
 
 # Exports under other releases of transformers, each installed into an environment of its own.
 releases: $(STAMP)

@@ -12,8 +12,8 @@ a new run begins with. Read `training/feature_cache.py` next.
         --image_root=data --out=runs/digits/features.safetensors
 
 writes the one file that the visualizer is trained on: the tensor "features", float32
-[images, P, E], and as metadata "images" (JSON list of paths relative to the image root) and
-"encoder_fingerprint".
+[images, P, E], and as metadata "images" (JSON list of paths relative to the image root),
+"encoder_fingerprint" and "view" (what the tower saw of images that are not square).
 """
 
 import argparse
@@ -162,13 +162,29 @@ def write_file(flags: argparse.Namespace) -> int:
     with phase(checkpoints.parent, "cache_features"):
         encoder = Encoder.load(checkpoints, step, flags.batch_size)
         features = encoder.encode_files(flags.image_root, paths, flags.jsonl)
-        metadata = {"images": json.dumps(paths), "encoder_fingerprint": encoder.fingerprint}
+        metadata = {
+            "images": json.dumps(paths),
+            "encoder_fingerprint": encoder.fingerprint,
+            "view": view_of(encoder.geometry, encoder.config.vision.family),
+        }
         flags.out.parent.mkdir(parents=True, exist_ok=True)
         partial = flags.out.with_name(flags.out.name + ".partial")
         save_file({"features": features}, partial, metadata)
         partial.replace(flags.out)
     print(f"{flags.out}: {len(paths)} images, {features.shape[1]} tokens of {features.shape[2]}")
     return 0
+
+
+def view_of(geometry: str, family: str) -> str:
+    """Returns what a tower sees of an image that is not square, in the visualizer's words.
+
+    Args:
+        geometry: of the images, as in the recipe's data.
+        family: of the tower ("siglip", "clip"), whose processor squashes or cuts.
+    """
+    if geometry == "square":
+        return "same_crop" if family == "clip" else "squash"
+    return "pad" if geometry == "pad" else "squash"
 
 
 def image_paths(files: Sequence[str]) -> list[str]:
