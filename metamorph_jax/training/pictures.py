@@ -88,7 +88,9 @@ class PicturePainter:
         self.poll()
         while self._process is not None and not stop:
             if time.monotonic() > deadline:
-                command = shlex.join(self._process.args)
+                held = self._workdir / PICTURES_FOLDER / _HELD  # goes away with the process
+                command = shlex.join(self._process.args[3:])  # without nice
+                command = command.replace(str(held), str(self._workdir / CHECKPOINTS))
                 _logger.warning("the last pictures took too long; this paints them: %s", command)
                 return
             time.sleep(_POLL_SECS)

@@ -118,3 +118,13 @@ def test_intervals_are_positive():
     values = {"interval_steps": 0, "records": "a", "image_root": "b", "visualizer": "c"}
     with pytest.raises(UserError, match="interval_steps=0"):
         build_dataclass(PicturesConfig, values)
+
+
+def test_pictures_that_take_too_long_leave_the_command(config, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("metamorph_jax.training.pictures._LAST_WAIT_SECS", 0.0)
+    checkpoint = write_checkpoint(tmp_path, 10)
+    with PicturePainter(config, tmp_path, 0) as painter, StopRequest() as stop:
+        painter.saved(10)
+        painter.finish(stop)
+    assert "took too long" in caplog.text
+    assert f"-m metamorph_jax.visualizer.reconstruct --checkpoint={checkpoint} " in caplog.text
