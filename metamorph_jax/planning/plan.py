@@ -20,6 +20,7 @@ from metamorph_jax.planning.collectives import (
     CollectiveSum,
     activation_collectives,
     find_collectives,
+    mesh_axes,
     sum_up,
 )
 from metamorph_jax.planning.compiling import Compiled, compile_lowered, lower_stage
@@ -169,7 +170,9 @@ def _compiled_plan(
     coordinates = pod.coordinates(list(mesh.devices.flat))
     exchanged = sum_up(found, sizes, pod, coordinates)
     shapes = [leaf.shape for leaf in jax.tree.leaves(program.layout.abstract.params)]
-    misplaced = activation_collectives(found, shapes)
+    # Devices of `context` share rows: that they gather keys and values is what the axis is for.
+    others = [item for item in found if mesh_axes(item.groups, sizes) != "context"]
+    misplaced = activation_collectives(others, shapes)
     plan = dataclasses.replace(
         base,
         bytes_per_chip=_held(program, compiled),
