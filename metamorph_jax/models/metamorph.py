@@ -133,6 +133,8 @@ class MetaMorph(nn.Module):
             visual: what `connect` returns.
             mixture: as in `Batch`, sources and weights; None: no visual token is mixed of others.
         """
+        # Devices that share a row all need its visual tokens, which are few.
+        visual = constrain(visual, "batch", None, None, "embed")
         table = einops.rearrange(visual, "B I P D -> B (I P) D")
         chosen = mix_tokens(table, *mixture) if mixture else gather_tokens(table, visual_index)
         text = self.language_model.embed(tokens)

@@ -169,7 +169,9 @@ def _compiled_plan(
     found = find_collectives(compiled.module, mesh.size)
     coordinates = pod.coordinates(list(mesh.devices.flat))
     exchanged = sum_up(found, sizes, pod, coordinates)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(program.layout.abstract.params)]
+    params = jax.tree.leaves(program.layout.abstract.params)
+    shapes = [leaf.shape for leaf in params]
+    shapes += [leaf.sharding.shard_shape(leaf.shape) for leaf in params]  # what replicas reduce
     # Devices of `context` share rows: that they gather keys and values is what the axis is for.
     others = [item for item in found if mesh_axes(item.groups, sizes) != "context"]
     misplaced = activation_collectives(others, shapes)
