@@ -51,7 +51,7 @@ MISTAKES = {
         flags=("--config.stages.vpit.grad_accum_steps=3",),
     ),
     "mesh that does not fit the devices": Mistake(
-        ("does not fit", "mesh.data, mesh.fsdp or mesh.tensor"),
+        ("does not fit", "mesh.data, mesh.fsdp, mesh.context or mesh.tensor"),
         flags=("--config.mesh.data=3",),
     ),
     "prefix of no parameter": Mistake(
