@@ -129,8 +129,10 @@ def memory_bytes(visit: Visit, module: Module) -> float:
         return 2 * _far(instruction.shapes)
     if opcode == "copy-start":  # results: the copy, its source, a flag
         return _far(instruction.shapes[:2])
+    if opcode == "slice-start":  # results: the source, the slice, a flag
+        return instruction.shapes[1].num_bytes + _far(instruction.shapes[1:2])
     if opcode == "fusion" and instruction.called in module.computations:
-        return _fusion_bytes(instruction, scope, module.computations[instruction.called])
+        return _fusion_bytes(instruction, scope, module)
     reads = sum(_far(scope[name].shapes) for name in instruction.operands if name in scope)
     return reads + _far(instruction.shapes)
 
@@ -139,33 +141,43 @@ def _far(shapes: tuple[Shape, ...]) -> float:
     return sum(shape.num_bytes for shape in shapes if not shape.is_near)
 
 
-def _fusion_bytes(fusion: Instruction, scope: Computation, inner: Computation) -> float:
-    users: dict[str, list[Instruction]] = {}
-    for item in inner.values():
-        for name in item.operands:
-            users.setdefault(name, []).append(item)
+def _fusion_bytes(fusion: Instruction, scope: Computation, module: Module) -> float:
+    inner = module.computations[fusion.called]
     total = 0.0
-    for item in inner.values():
-        if item.opcode == "parameter":
-            operand = scope.get(fusion.operands[int(item.attribute(r"^(\d+)\)") or 0)])
-            if operand is not None and _far(operand.shapes):
-                total += _read_bytes(item, users, inner)
+    for name, operand in zip(_parameters(inner), fusion.operands, strict=False):
+        if operand in scope and _far(scope[operand].shapes):
+            total += _read_bytes(name, inner, module)
     return total + _written_bytes(fusion, inner)
 
 
-def _read_bytes(item: Instruction, users: dict, inner: Computation) -> float:
-    """Returns how much of a fusion's input is read: slices of it, if all its users take slices."""
+def _parameters(inner: Computation) -> list[str]:
+    """Returns the names of a computation's parameters, in order."""
+    numbered = {
+        int(item.attribute(r"^(\d+)\)") or 0): name
+        for name, item in inner.items()
+        if item.opcode == "parameter"
+    }
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def _read_bytes(name: str, inner: Computation, module: Module) -> float:
+    """Returns how much of an array is read in a fusion: slices, if all its users take slices."""
+    whole = sum(shape.num_bytes for shape in inner[name].shapes)
     read = 0.0
-    for user in users.get(item.name, []):
+    for user in inner.values():
+        if name not in user.operands or _passes_through(user, name):
+            continue
         if user.opcode == "bitcast":
-            read += _read_bytes(user, users, inner)
-        elif _passes_through(user, item.name):
-            read += 0.0
-        elif user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == item.name:
+            read += _read_bytes(user.name, inner, module)
+        elif user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == name:
             read += sum(shape.num_bytes for shape in user.shapes)
+        elif user.opcode == "fusion" and user.called in module.computations:
+            called = module.computations[user.called]
+            handed = zip(_parameters(called), user.operands, strict=False)
+            read += sum(_read_bytes(own, called, module) for own, given in handed if given == name)
         else:
-            return sum(shape.num_bytes for shape in item.shapes)
-    return min(read, sum(shape.num_bytes for shape in item.shapes))
+            return whole
+    return min(read, whole)
 
 
 def _passes_through(user: Instruction, name: str) -> bool:

@@ -20,6 +20,7 @@ from metamorph_jax.planning.collectives import (
     CollectiveSum,
     activation_collectives,
     find_collectives,
+    mesh_axes,
     sum_up,
 )
 from metamorph_jax.planning.compiling import Compiled, compile_lowered, lower_stage
@@ -168,8 +169,12 @@ def _compiled_plan(
     found = find_collectives(compiled.module, mesh.size)
     coordinates = pod.coordinates(list(mesh.devices.flat))
     exchanged = sum_up(found, sizes, pod, coordinates)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(program.layout.abstract.params)]
-    misplaced = activation_collectives(found, shapes)
+    params = jax.tree.leaves(program.layout.abstract.params)
+    shapes = [leaf.shape for leaf in params]
+    shapes += [leaf.sharding.shard_shape(leaf.shape) for leaf in params]  # what replicas reduce
+    # Devices of `context` share rows: that they gather keys and values is what the axis is for.
+    others = [item for item in found if mesh_axes(item.groups, sizes) != "context"]
+    misplaced = activation_collectives(others, shapes)
     plan = dataclasses.replace(
         base,
         bytes_per_chip=_held(program, compiled),

@@ -95,3 +95,29 @@ ENTRY %main (a: f32[50,10], b: f32[1,10], c: s32[]) -> f32[50,10] {
 """
     )
     assert sum(memory_bytes(visit, module) for visit in walk(module)) == 40 + 40 + 4
+
+
+def test_a_slice_taken_in_a_fusion_within_a_fusion_is_what_is_read():
+    module = parse_module(
+        """\
+%slicing (s.1: s32[], s.0: f32[50,10]) -> f32[1,10] {
+  %s.0 = f32[50,10]{1,0} parameter(1)
+  %s.1 = s32[] parameter(0)
+  ROOT %ds = f32[1,10]{1,0} dynamic-slice(%s.0, %s.1, %s.1), dynamic_slice_sizes={1,10}
+}
+
+%fused (p.0: f32[50,10], p.1: s32[]) -> f32[1,10] {
+  %p.0 = f32[50,10]{1,0} parameter(0)
+  %p.1 = s32[] parameter(1)
+  %part = f32[1,10]{1,0} fusion(%p.1, %p.0), kind=kLoop, calls=%slicing
+  ROOT %twice = f32[1,10]{1,0} add(%part, %part)
+}
+
+ENTRY %main (a: f32[50,10], c: s32[]) -> f32[1,10] {
+  %a = f32[50,10]{1,0} parameter(0)
+  %c = s32[] parameter(1)
+  ROOT %f = f32[1,10]{1,0} fusion(%a, %c), kind=kLoop, calls=%fused
+}
+"""
+    )
+    assert sum(memory_bytes(visit, module) for visit in walk(module)) == 40 + 40 + 4
