@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import optax
 
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import MeshConfig, StageConfig
@@ -39,13 +40,16 @@ def make_setup(
     stage: StageConfig,
     mesh: tuple[int, int, int] = (1, 1, 1),
     token_rows: tuple[int, ...] = (),
+    first: optax.GradientTransformation | None = None,
 ) -> Setup:
-    """Returns a stage on a mesh of the first devices."""
+    """Returns a stage on a mesh of the first devices; `first` sees gradients before AdamW does."""
     data, fsdp, tensor = mesh
     devices = jax.devices()[: data * fsdp * tensor]
     mesh = create_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor), devices)
     selection = select(abstract_params(model), stage.trained, stage.excluded, token_rows)
     optimizer = stage_optimizer(stage, selection, abstract_params(model))
+    if first is not None:
+        optimizer = optax.chain(first, optimizer)
     layout = state_layout(model, selection, optimizer, mesh)
     with jax.set_mesh(mesh):
         state = create_state(create_params(model, 0, mesh), selection, optimizer, layout)
