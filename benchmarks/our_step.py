@@ -12,7 +12,7 @@ from metamorph_jax.models.init import abstract_params
 from metamorph_jax.optim.selection import select
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.training.initial import create_params
-from metamorph_jax.training.stages import stage_optimizer
+from metamorph_jax.training.program import stage_optimizer
 from metamorph_jax.training.state import TrainState, create_state, state_layout
 from metamorph_jax.training.step import make_train_step
 from metamorph_jax.typing import Batch, PyTree
@@ -73,7 +73,8 @@ class OurStep:
         shapes = abstract_params(self.model)
         selection = select(shapes, self.stage.trained, self.stage.excluded, ())
         optimizer = stage_optimizer(self.stage, selection, shapes)
-        layout = state_layout(self.model, selection, optimizer, mesh)
+        frozen = self.stage.frozen_dtype
+        layout = state_layout(self.model, selection, optimizer, mesh, frozen_dtype=frozen)
         self.mesh, self.layout = mesh, layout
         with jax.set_mesh(mesh):
             params = create_params(self.model, 0, mesh) if params is None else params

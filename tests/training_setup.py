@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+import optax
 
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import MeshConfig, StageConfig
@@ -40,12 +41,18 @@ def make_setup(
     stage: StageConfig,
     mesh: tuple[int, ...] = (1, 1, 1),
     token_rows: tuple[int, ...] = (),
+    first: optax.GradientTransformation | None = None,
 ) -> Setup:
-    """Returns a stage on a mesh (data, fsdp, tensor[, context]) of the first devices."""
+    """Returns a stage on a mesh (data, fsdp, tensor[, context]) of the first devices.
+
+    `first` sees gradients before AdamW does.
+    """
     sizes = dict(zip(("data", "fsdp", "tensor", "context"), mesh, strict=False))
     mesh = create_mesh(MeshConfig(**sizes), jax.devices()[: math.prod(mesh)])
     selection = select(abstract_params(model), stage.trained, stage.excluded, token_rows)
     optimizer = stage_optimizer(stage, selection, abstract_params(model))
+    if first is not None:
+        optimizer = optax.chain(first, optimizer)
     layout = state_layout(model, selection, optimizer, mesh, frozen_dtype=stage.frozen_dtype)
     with jax.set_mesh(mesh):
         state = create_state(create_params(model, 0, mesh), selection, optimizer, layout)

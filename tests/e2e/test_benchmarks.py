@@ -1,5 +1,6 @@
 """Benchmarks run, and what they assert beside their ratios holds."""
 
+import json
 import os
 import subprocess
 import sys
@@ -73,3 +74,31 @@ def test_quick_data_benchmark():
     # Fill does not depend on time, so it must reach its goals here, too.
     assert all(line.endswith(": reached") for line in lines if line.startswith("fill"))
     assert sum(line.startswith("parity") for line in lines) == 4  # two models, two losses
+
+
+@pytest.mark.parametrize(
+    "command,parity",
+    [
+        (["attention.py"], "leak"),
+        (["decode_8b.py"], "parity: ids as without a cache"),
+        (["train_8b.py", "--steps=1"], "parity: |loss packed, ours - padded, torch|"),
+        (["train_8b.py", "--steps=1", "--stage=adapter", "--without_torch"], "ours: step, s"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_benchmarks_for_accelerators_start_on_a_cpu(command, parity, tmp_path):
+    name, *options = command
+    output = run(f"gpu/{name}", "--quick", f"--json={tmp_path / 'out.json'}", *options)
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert parity in results and parity in output
+    # A CPU says nothing about goals, and must not claim to.
+    goals = [value for name, value in results.items() if name.startswith("goal")]
+    assert goals and not any("reached" in value for value in goals)
+
+
+def test_recipe_of_the_accelerator_benchmarks_takes_overrides_and_refuses_mistakes():
+    command = [sys.executable, str(BENCHMARKS / "gpu" / "decode_8b.py"), "--quick"]
+    command += ["--config.model.llm.num_layer=3"]
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode != 0 and "num_layers" in done.stderr

@@ -1,6 +1,7 @@
 """Twenty steps on meshes of eight faked devices equal one device; every spec is as ruled."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
@@ -92,6 +93,27 @@ def test_parameters_gradients_and_moments_lie_as_ruled():
     for path, sharding in setup.layout.trained.items():
         assert sharding.spec == params[path], path
     assert setup.state.step.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_gradients_lie_as_their_parameters(mesh):
+    model, found = tiny_model(), {}
+
+    def look(updates, params):
+        """Asks the compiler where it put each gradient that reaches the optimiser."""
+        del params
+        for path, gradient in updates.items():
+            jax.debug.inspect_array_sharding(gradient, callback=partial(found.__setitem__, path))
+        return updates
+
+    setup = make_setup(model, STAGE, mesh, first=optax.stateless(look))
+    setup.run([tiny_batch(0)])
+    params = flatten(setup.state.params)
+    assert found.keys() == setup.layout.trained.keys()
+    for path, sharding in found.items():
+        assert sharding.is_equivalent_to(params[path].sharding, params[path].ndim), path
+    is_whole = [params[path].sharding.is_fully_replicated for path in found]
+    assert not all(is_whole) or mesh == (8, 1, 1)  # which replicates everything
 
 
 def test_each_device_holds_only_its_share():
