@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from length_mix import llava_like
+from our_step import OurStep
 
 from metamorph_jax.config.schema_model import (
     LlamaConfig,
@@ -27,18 +28,11 @@ from metamorph_jax.config.schema_model import (
     VisionConfig,
     VisualTokensConfig,
 )
-from metamorph_jax.config.schema_run import DataConfig, MeshConfig, OptimizerConfig, StageConfig
+from metamorph_jax.config.schema_run import DataConfig, OptimizerConfig, StageConfig
 from metamorph_jax.data.packing import pack_rows
 from metamorph_jax.data.rows import build_rows, pixel_slots
 from metamorph_jax.data.templates import Example
-from metamorph_jax.models.init import abstract_params
-from metamorph_jax.optim.selection import select
-from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.training.forward import make_forward, row_counts
-from metamorph_jax.training.initial import create_params
-from metamorph_jax.training.program import stage_optimizer
-from metamorph_jax.training.state import create_state, state_layout
-from metamorph_jax.training.step import make_train_step
 
 TOKENS_PER_IMAGE, IMAGE_SIZE, VOCAB_SIZE = 64, 32, 500
 PACKED_ROWS, PADDED_ROWS = 4, 16  # of a batch
@@ -153,23 +147,18 @@ class Training:
             total_steps=1000,
             global_batch_size=PACKED_ROWS,
         )
-        self._batches, self._mesh = batches, create_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
-        selection = select(abstract_params(model), stage.trained, stage.excluded, ())
-        optimizer = stage_optimizer(stage, selection, abstract_params(model))
-        layout = state_layout(model, selection, optimizer, self._mesh)
-        with jax.set_mesh(self._mesh):
-            params = create_params(model, 0, self._mesh)
-            self.losses = mean_losses(model, stage, params, batches)
-            self._state = create_state(params, selection, optimizer, layout)
-            self._step = make_train_step(model, stage, selection, optimizer, layout, self._mesh)
+        self._batches, self._ours = batches, OurStep(model, stage)
+        with jax.set_mesh(self._ours.mesh):
+            self.losses = mean_losses(model, stage, self._ours.state.params, batches)
 
     def seconds(self) -> tuple[float, float]:
         """Returns what a pass takes, on the clock and of all cores; the first one also compiles."""
         start, start_of_cores = time.perf_counter(), time.process_time()
-        with jax.set_mesh(self._mesh):
+        ours = self._ours
+        with jax.set_mesh(ours.mesh):
             for batch in self._batches:
-                self._state, metrics = self._step(self._state, batch)
-            jax.block_until_ready((self._state, metrics))
+                ours.state, metrics = ours.step(ours.state, batch)
+            jax.block_until_ready((ours.state, metrics))
         return time.perf_counter() - start, time.process_time() - start_of_cores
 
 

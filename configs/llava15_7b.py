@@ -12,18 +12,7 @@ Memory:   docs/memory.md has what the arithmetic says for each.
 `:h100,unpacked` is the paper's own arithmetic: one sample a row.
 """
 
-from configs.pieces.hardware import device
 from configs.pieces.llava15 import make_config
-
-POD = {"fsdp": 64}
-HARDWARE = {
-    "h100": device({"fsdp": 8}, 4),
-    "h200": device({"fsdp": 8}, 8),
-    "v4": device(POD, 2, attention="splash", remat="attention"),
-    "v5e": device(POD, 2, attention="splash", remat="attention"),
-    "v5p": device(POD, 2, attention="splash", remat="attention"),
-    "v6e": device(POD, 2, attention="splash", remat="attention"),
-}
 
 
 def get_config(arg=""):
@@ -32,5 +21,4 @@ def get_config(arg=""):
         arg,
         preset="llama2_7b",
         decoder="models/vicuna-7b-v1.5",
-        hardware=HARDWARE,
     )

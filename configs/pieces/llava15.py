@@ -10,7 +10,7 @@ some 1,000 to 1,300. Unpacked, a row is a sample.
 
 from ml_collections import ConfigDict
 
-from configs.pieces.hardware import put_on, words
+from configs.pieces.hardware import device, put_on, words
 from configs.pieces.models import llava15
 
 STAGES = ("instruct", "projector")
@@ -22,8 +22,15 @@ TOTAL_STEPS = {"projector": 2181, "instruct": 5198}  # one epoch of samples
 ROW_TOKENS = 2688  # 2,048 + 575, up to a multiple of 128
 DATA = {"projector": "data/blip_laion_cc_sbu_558k.json", "instruct": "data/llava_v1_5_mix665k.json"}
 
+TPU_POD = device({"fsdp": 64}, 2, attention="splash", remat="attention")
+HARDWARE = {
+    "h100": device({"fsdp": 8}, 4),
+    "h200": device({"fsdp": 8}, 8),
+    **dict.fromkeys(("v4", "v5e", "v5p", "v6e"), TPU_POD),
+}
 
-def make_config(name, arg, *, preset, decoder, hardware):
+
+def make_config(name, arg, *, preset, decoder):
     """Returns the recipe of one stage.
 
     Args:
@@ -31,10 +38,9 @@ def make_config(name, arg, *, preset, decoder, hardware):
         arg: words for hardware, stage and rows, see `hardware.words`.
         preset: of the decoder.
         decoder: folder of its weights and tokenizer.
-        hardware: the recipe's table.
     """
     place, stage, variant = words(
-        arg, f"configs/{name}.py", hardware=hardware, stage=STAGES, rows=NUM_ROWS
+        arg, f"configs/{name}.py", hardware=HARDWARE, stage=STAGES, rows=NUM_ROWS
     )
     config = ConfigDict()
     config.name = f"{name}_{stage}_{variant}"
@@ -43,7 +49,7 @@ def make_config(name, arg, *, preset, decoder, hardware):
     if stage == "instruct":
         config.model["init_from"] = [f"runs/{name}_projector_{variant}"]
     config.stages = [_stage(stage, variant)]
-    put_on(config, hardware[place])
+    put_on(config, HARDWARE[place])
     return config
 
 
