@@ -11,8 +11,9 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,30 +89,38 @@ def write_file(
         header[name] = {**entry, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that tensors lie aligned
-    with file.open("wb") as stream, contextlib.closing(one_ahead(_pieces(tensors))) as pieces:
+    with (
+        file.open("wb") as stream,
+        ThreadPoolExecutor(1, thread_name_prefix="settle") as settler,
+        contextlib.closing(one_ahead(_pieces(tensors))) as pieces,
+    ):
         stream.write(len(text).to_bytes(8, "little") + text)
-        settled = 0
+        settled, settling = 0, None
         for name, piece in pieces:
             if piece is None:
                 on_written(name)
                 continue
             stream.write(piece.reshape(-1).view(np.uint8).data)
             if stream.tell() - settled >= _SETTLE_BYTES:
-                _settle(stream)
-                settled = stream.tell()
+                if settling is not None:
+                    settling.result()
+                stream.flush()
+                settled, settling = stream.tell(), settler.submit(_settle, stream.fileno())
+        if settling is not None:
+            settling.result()
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _settle(stream: BinaryIO) -> None:
+def _settle(descriptor: int) -> None:
     """Forces to disk what was written so far, and gives the memory that held it to what follows.
 
-    While the next tensor is made the disk would be idle, and fresh memory is slower to come by.
+    Otherwise the disk would be idle for long and then busy for longer, and fresh memory is slower
+    to come by. Runs in a thread, one at a time, while more is written.
     """
-    stream.flush()
-    os.fsync(stream.fileno())
+    os.fsync(descriptor)
     if hasattr(os, "posix_fadvise"):  # not on every system
-        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _pieces(tensors: Mapping[str, TensorToWrite]) -> Iterator[tuple[str, np.ndarray | None]]:
