@@ -38,9 +38,8 @@ class Compiled:
         """Returns one phrase for the terminal."""
         text = f"{len(self.programs)} programs compiled in {self.secs:.1f} s"
         if self.num_cached:
-            text += (
-                f", {self.num_cached} of them read from the cache ({self.saved_secs:.1f} s saved)"
-            )
+            saved = max(self.saved_secs, 0.0)  # reading a tiny program can take longer than making it
+            text += f", {self.num_cached} of them read from the cache ({saved:.1f} s saved)"
         return text
 
 
