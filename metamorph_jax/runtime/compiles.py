@@ -38,7 +38,7 @@ class Compiled:
         """Returns one phrase for the terminal."""
         text = f"{len(self.programs)} programs compiled in {self.secs:.1f} s"
         if self.num_cached:
-            saved = max(self.saved_secs, 0.0)  # reading a tiny program can take longer than making it
+            saved = max(self.saved_secs, 0.0)  # a tiny program may be made faster than read
             text += f", {self.num_cached} of them read from the cache ({saved:.1f} s saved)"
         return text
 
