@@ -6,7 +6,6 @@ when the run goes on. Images are not opened, except for their sizes where views 
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from metamorph_jax.data.death_journal import DeathJournal
 from metamorph_jax.data.examples import Examples
 from metamorph_jax.data.faults import OF_MEDIA, BadSample
+from metamorph_jax.data.kept_files import open_array, save_array, save_text
 from metamorph_jax.data.loader import iterate_steps
 from metamorph_jax.data.quarantine import Finding
 from metamorph_jax.typing import Int, Shaped
@@ -176,7 +176,7 @@ def _load(folder: Path, fingerprint: str) -> ExampleTable | None:
         fields = json.loads((folder / "table.json").read_text("utf-8"))
         if fields["fingerprint"] != fingerprint:
             return None
-        rows = np.load(folder / "table.npy", allow_pickle=False, mmap_mode="r")
+        rows = open_array(folder / "table.npy")
         if rows.dtype != _ROW or len(rows) != fields["examples"]:
             return None
         return ExampleTable(rows, tuple(Finding(**finding) for finding in fields["findings"]))
@@ -193,18 +193,3 @@ def _save(folder: Path, fingerprint: str, table: ExampleTable) -> None:
         "findings": [dataclasses.asdict(finding) for finding in table.findings],
     }
     save_text(folder / "table.json", json.dumps(fields, ensure_ascii=False) + "\n")
-
-
-def save_array(path: Path, array: Shaped[np.ndarray, "..."]) -> None:
-    """Writes an array so that nobody ever sees half of it."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        np.save(file, array, allow_pickle=False)
-    partial.replace(path)
-
-
-def save_text(path: Path, text: str) -> None:
-    """Writes a text so that nobody ever sees half of it."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, "utf-8")
-    partial.replace(path)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from metamorph_jax.data.example_table import ExampleTable, OnProgress, save_array, save_text
+from metamorph_jax.data.example_table import ExampleTable, OnProgress
+from metamorph_jax.data.kept_files import open_array, save_array, save_text
 from metamorph_jax.data.packing import WINDOW, Plan, epoch_order, num_shown, pack_rows
 
 _KEPT_EPOCHS = 4
@@ -200,10 +201,7 @@ class StagePlan:
         if self._folder is None:
             return None
         try:
-            arrays = [
-                np.load(self._folder / name, allow_pickle=False, mmap_mode="r")
-                for name in self._names(section, epoch)
-            ]
+            arrays = [open_array(self._folder / name) for name in self._names(section, epoch)]
         except (OSError, ValueError):
             return None
         return Plan(*arrays)
