@@ -14,6 +14,8 @@ at once, in one run:
                   run, as many as weigh beside this head what 8B's blocks weigh beside its own.
                   This is the step time of the goal
 
+    supervised    time with every fourth of 8,192 tokens an answer, against all of them
+
 Losses and gradients of both are asserted to agree.
 """
 
@@ -29,24 +31,24 @@ import numpy as np
 from timing import median_seconds, print_at_most, print_versions
 
 from metamorph_jax.config.schema_run import LossConfig
-from metamorph_jax.ops.cross_entropy import chunked_cross_entropy
+from metamorph_jax.ops.cross_entropy import TableLayout, chunked_cross_entropy
 from metamorph_jax.typing import Array, Float, Int
 
 SAME_LOSS, SAME_GRADIENT = 1e-5, 1e-5  # absolute; relative L2
-MOST_MEMORY, MOST_TIME = 0.1, 1.05
+MOST_MEMORY, MOST_TIME, MOST_FOR_FOURTH = 0.1, 1.05, 0.3
 # Of Llama-3.1-8B: entries of the matrices of all blocks, and of the head, that each token meets.
 BLOCK_WEIGHTS, HEAD_WEIGHTS = 6.979e9, 0.525e9
 
 
 def full_loss(
-    hidden: Float[Array, "B T D"],
+    hidden: Float[Array, "M D"],
     head: Float[Array, "D V"],
-    targets: Int[Array, "B T"],
-    weights: Float[Array, "B T"],
+    targets: Int[Array, "M"],
+    weights: Float[Array, "M"],
 ) -> Float[Array, ""]:
     """Returns the weighted loss, from all logits at once."""
-    logits = jnp.einsum("BTD,DV->BTV", hidden, head, preferred_element_type=jnp.float32)
-    chosen = jnp.take_along_axis(logits, targets[:, :, None], axis=-1)[:, :, 0]
+    logits = jnp.einsum("MD,DV->MV", hidden, head, preferred_element_type=jnp.float32)
+    chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     return jnp.vdot(weights, jax.nn.logsumexp(logits, axis=-1) - chosen)
 
 
@@ -54,19 +56,20 @@ def chunked_loss(chunk_size: int) -> Callable[..., Float[Array, ""]]:
     """Returns the function of the same name as a training step has it."""
 
     def loss(hidden, head, targets, weights):
-        losses = chunked_cross_entropy(hidden, head, targets, head.shape[1], chunk_size)
+        layout = TableLayout(head.shape[1], chunk_size)
+        losses = chunked_cross_entropy(hidden, head, targets, weights > 0, layout)
         return jnp.vdot(weights, losses)
 
     return loss
 
 
 def make_inputs(num_tokens: int, width: int, vocab_size: int) -> tuple[Array, ...]:
-    """Returns hidden states, table, targets and weights of one row."""
+    """Returns hidden states, table, targets and weights."""
     random = np.random.default_rng(0)
-    hidden = random.normal(size=(1, num_tokens, width)).astype(np.float32)
+    hidden = random.normal(size=(num_tokens, width)).astype(np.float32)
     head = (random.normal(size=(width, vocab_size)) / width**0.5).astype(np.float32)
-    targets = random.integers(0, vocab_size, (1, num_tokens), np.int32)
-    weights = np.full((1, num_tokens), 1 / num_tokens, np.float32)
+    targets = random.integers(0, vocab_size, num_tokens, np.int32)
+    weights = np.full(num_tokens, 1 / num_tokens, np.float32)
     return jax.device_put((hidden, head, targets, weights))
 
 
@@ -103,6 +106,28 @@ def make_block(num_tokens: int, width: int) -> Callable[[], object]:
 
     run.weights = sum(rows * columns for rows, columns in sizes)
     return run
+
+
+def print_supervised_share(quick: bool, chunk_size: int, repeats: int) -> None:
+    """Prints how the time goes with the number of tokens that count."""
+    num_tokens, width, vocab_size = (4096, 16, 4096) if quick else (8192, 128, 128256)
+    hidden, head, targets, every = make_inputs(num_tokens, width, vocab_size)
+    fourth = jnp.where(jnp.arange(num_tokens) % 4 == 0, every, 0.0)
+    gradient = jax.jit(jax.value_and_grad(chunked_loss(chunk_size), (0, 1)))
+    runs = {
+        name: lambda weights=weights: jax.block_until_ready(
+            gradient(hidden, head, targets, weights)
+        )
+        for name, weights in {"all": every, "fourth": fourth}.items()
+    }
+    runs["all"](), runs["fourth"]()
+    secs = median_seconds(runs, repeats)
+    print(
+        f"{num_tokens} tokens, width {width}: all {secs['all']:.2f} s, a fourth {secs['fourth']:.2f} s"
+    )
+    print_at_most(
+        "every fourth token supervised / all", secs["fourth"] / secs["all"], MOST_FOR_FOURTH
+    )
 
 
 def main() -> None:
@@ -142,6 +167,7 @@ def main() -> None:
         f"head's share of a step with 8B's proportions: {secs['full'] / (rest + secs['full']):.1%}"
     )
     print_at_most("whole step with 8B's proportions, chunked / full", ratio, MOST_TIME)
+    print_supervised_share(flags.quick, chunk_size, 1 if flags.quick else min(flags.repeats, 3))
 
 
 if __name__ == "__main__":

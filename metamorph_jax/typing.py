@@ -7,6 +7,7 @@ same ones:
     F mlp width           N query heads            K key/value heads      G = N / K
     H head dim            V vocabulary             L layers               I images per row
     P visual tokens per image                      E vision width
+    M tokens, of all rows or all images            C entries in a block of the vocabulary
 
 Pixels are spelled out: "B I height width 3". This module imports no array library, so that data
 workers can use it.

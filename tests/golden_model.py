@@ -218,7 +218,9 @@ def losses(params: dict, features, batch: dict, config: ModelConfig, kind: str, 
         "hidden": hidden,
         "raw": call("predict_visual_raw", hidden),
         "prediction": prediction,
-        "text_per_token": text_loss_per_token(hidden, head, batch["targets"], **chunked),
+        "text_per_token": text_loss_per_token(
+            hidden, head, batch["targets"], batch["loss_mask"], **chunked
+        ),
     }
     return parts["text"] + weight * parts["visual"], parts
 

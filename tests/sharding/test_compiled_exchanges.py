@@ -9,7 +9,13 @@ import jax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from metamorph_jax.config.schema_run import DataConfig, MeshConfig, RunConfig, TokenizerConfig
+from metamorph_jax.config.schema_run import (
+    DataConfig,
+    LossConfig,
+    MeshConfig,
+    RunConfig,
+    TokenizerConfig,
+)
 from metamorph_jax.planning.arithmetic import minimum_exchange_bytes
 from metamorph_jax.planning.collectives import activation_collectives, find_collectives, mesh_axes
 from metamorph_jax.planning.compiling import compile_lowered, lower_stage
@@ -67,3 +73,19 @@ def test_weights_are_gathered_in_each_direction_and_no_more():
         item.num_bytes for item in find_collectives(module, 8) if item.kind == "all-gather"
     )
     assert 0.3 * least < gathered <= 1.15 * least
+
+
+@pytest.mark.parametrize("sizes", [{"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 4}])
+def test_the_output_table_is_gathered_in_each_direction_and_its_gradient_scattered(sizes):
+    mesh, _, program, module = compiled(sizes, loss=LossConfig(vocab_chunk_size=8))
+    table = flatten(program.layout.abstract.params)["language_model/lm_head/kernel"]
+    own_bytes = table.size * 4 / mesh.shape["tensor"]
+    of_loss = [item for item in find_collectives(module, mesh.size) if "shard_map" in item.source]
+
+    def exchanged(kind):
+        return sum(item.num_bytes for item in of_loss if item.kind == kind)
+
+    # The compiler may keep a small table for the way back.
+    assert exchanged("all-gather") in (own_bytes, 2 * own_bytes)
+    assert exchanged("reduce-scatter") == own_bytes
+    assert {item.shape.dims[1] for item in of_loss if item.kind == "all-gather"} == {8}

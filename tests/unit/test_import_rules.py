@@ -14,7 +14,7 @@ ROOMS = {
     "ops": set(),
     "sharding": {"ops"},
     "models": {"ops", "sharding"},
-    "objectives": {"ops"},
+    "objectives": {"ops", "sharding"},
     "optim": {"ops"},
     "metrics": {"ops"},
     "data": set(),

@@ -18,7 +18,7 @@ def inputs():
 
 def test_sums_and_counts_per_row():
     hidden, head, targets, mask = inputs()
-    losses = text_loss_per_token(hidden, head, targets, **SIZES)
+    losses = text_loss_per_token(hidden, head, targets, np.ones((2, 5), bool), **SIZES)
     sums = text_loss(hidden, head, targets, mask, **SIZES)
     expected = (np.asarray(losses) * mask).sum(axis=1)
     np.testing.assert_allclose(sums.sum, expected, rtol=0, atol=tolerances.FLOAT32_REORDERED)
