@@ -122,12 +122,9 @@ def print_supervised_share(quick: bool, chunk_size: int, repeats: int) -> None:
     }
     runs["all"](), runs["fourth"]()
     secs = median_seconds(runs, repeats)
-    print(
-        f"{num_tokens} tokens, width {width}: all {secs['all']:.2f} s, a fourth {secs['fourth']:.2f} s"
-    )
-    print_at_most(
-        "every fourth token supervised / all", secs["fourth"] / secs["all"], MOST_FOR_FOURTH
-    )
+    print(f"{num_tokens} tokens, width {width}: {secs['all']:.2f} s, {secs['fourth']:.2f} s")
+    ratio = secs["fourth"] / secs["all"]
+    print_at_most("every fourth token supervised / all", ratio, MOST_FOR_FOURTH)
 
 
 def main() -> None:

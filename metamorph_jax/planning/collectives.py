@@ -59,9 +59,10 @@ def find_collectives(module: Module, num_partitions: int) -> list[Collective]:
     """Returns every exchange of more than one device, one per array.
 
     One that is spread over several fusions (started, gone on with beside a product, ended) stands
-    in the text once for each, under the same channel; it counts once.
+    in the text once for each, under the same channel; it counts once. Outside of fusions channels
+    say nothing: all that `shard_map` writes are on channel 1.
     """
-    by_channel: dict[str, list[Collective]] = {}
+    by_key: dict[tuple, list[Collective]] = {}
     for visit in walk(module):
         kind = _kind(visit)
         if kind is None:
@@ -69,15 +70,14 @@ def find_collectives(module: Module, num_partitions: int) -> list[Collective]:
         groups = replica_groups(visit.instruction, num_partitions)
         if groups.shape[1] < 2:
             continue
-        channel = visit.instruction.attribute(r"channel_id=(\d+)") or visit.instruction.name
-        before = by_channel.get(channel)
+        source, shapes = visit.instruction.source, _whole_arrays(visit, kind)
+        key = (visit.inside, visit.instruction.name)
+        if visit.is_fused:
+            key = (visit.instruction.attribute(r"channel_id=(\d+)"), kind, source, *shapes)
+        before = by_key.get(key)
         if before is None or visit.times > before[0].times:
-            source = visit.instruction.source
-            by_channel[channel] = [
-                Collective(kind, shape, visit.times, groups, source)
-                for shape in _whole_arrays(visit, kind)
-            ]
-    return [item for items in by_channel.values() for item in items]
+            by_key[key] = [Collective(kind, shape, visit.times, groups, source) for shape in shapes]
+    return [item for items in by_key.values() for item in items]
 
 
 def _kind(visit: Visit) -> str | None:

@@ -81,12 +81,25 @@ def test_replicas_reduce_gradients_over_their_own_axis():
 
 
 def test_an_exchange_that_is_spread_over_fusions_counts_once():
-    part = "  %g{0} = f32[8]{{0}} all-gather(%x{0}), channel_id=5, replica_groups=[1,2]<=[2]"
-    lines = ["ENTRY %main (x: f32[4]) -> f32[8] {"]
-    for number in range(3):
-        lines += [f"  %x{number} = f32[4]{{0}} parameter({number})", part.format(number)]
+    gather = "all-gather(%p{0}), channel_id=5, replica_groups=[1,2]<=[2]"
+    lines = []
+    for part in range(3):
+        lines += [f"%fused{part} (p{part}: f32[4]) -> f32[8] {{"]
+        lines += [f"  %p{part} = f32[4]{{0}} parameter(0)"]
+        lines += [f"  ROOT %g{part} = f32[8]{{0}} {gather.format(part)}", "}"]
+    lines += ["ENTRY %main (x: f32[4]) -> f32[8] {", "  %x = f32[4]{0} parameter(0)"]
+    call = "fusion(%x), kind=kCustom, calls=%fused{0}"
+    lines += [f"  %f{part} = f32[8]{{0}} {call.format(part)}" for part in range(3)]
     found = find_collectives(parse_module("\n".join([*lines, "}"])), 2)
     assert [item.num_bytes for item in found] == [32]
+
+
+def test_exchanges_that_shard_map_writes_on_one_channel_all_count():
+    # Keys and values of a row that several devices share were counted as one gather.
+    part = "  %g{0} = f32[8]{{0}} all-gather(%x), channel_id=1, replica_groups=[1,2]<=[2]"
+    lines = ["ENTRY %main (x: f32[4]) -> f32[8] {", "  %x = f32[4]{0} parameter(0)"]
+    module = parse_module("\n".join([*lines, part.format("0"), part.format("1"), "}"]))
+    assert len(find_collectives(module, 2)) == 2
 
 
 def test_bandwidth_by_hand():
