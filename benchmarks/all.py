@@ -17,6 +17,7 @@ from pathlib import Path
 # And how each is only shown to run.
 BENCHMARKS = {
     "train_step.py": ["--quick"],
+    "step_settings.py": ["--quick"],
     "decode.py": ["--quick"],
     "cross_entropy.py": ["--quick"],
     "compile_time.py": ["--quick"],

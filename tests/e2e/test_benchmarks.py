@@ -37,6 +37,11 @@ def test_quick_train_step_benchmark():
     assert "calibrated" in output and len(goals(output)) == 1
 
 
+def test_quick_step_settings_benchmark():
+    output = run("step_settings.py", "--quick")
+    assert output.count("parity") == 1 and output.count("s of CPU") == 7
+
+
 def test_quick_cross_entropy_benchmark():
     output = run("cross_entropy.py", "--quick")
     assert output.count("parity") == 2
