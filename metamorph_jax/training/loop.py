@@ -186,14 +186,14 @@ def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> T
     choice = attention_backend(run.config.model, stage.config, run.mesh)
     if choice is not None:
         _say(f"attention: {choice.name} ({choice.reason})")
-    together("read the data", batches.check)
+    run.watch.begin(stage.first_step + step)
+    together("read the data", lambda: _check_first(run, batches))
     recorder = Recorder(run.config, stage, run.workdir, first=step, last=end)
     recorder.waiting_for("compiling")
     profiler = Profiler(run.profile if is_first() else None, run.workdir / "profile")
     vote, again = Vote(run.mesh, batches.shared.groups), compiles.StepWatch(stage.train_step)
     vote(False, batches.shared.marks)  # so that the first batch is compared before it is used
     saved = step
-    run.watch.begin(stage.first_step + step)
     while step < end and not vote(bool(stop) or batches.is_ending, batches.shared.marks):
         with recorder.timer.waiting(), run.watch.data():
             taken = batches.take()
@@ -225,6 +225,11 @@ def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> T
         done = stage.first_step + step
         _say(f"stopped at step {done}, {'saved' if done else 'nothing to save'}")
     return state
+
+
+def _check_first(run: Run, batches: DeviceBatches) -> None:
+    with run.watch.data():
+        batches.check()
 
 
 def _enter_stage(
