@@ -1,4 +1,5 @@
 # What the launch scripts share; sourced by them. `--dry_run` first on the line prints instead of doing.
+# shellcheck shell=bash
 set -euo pipefail
 SCRIPT=$(realpath "$0")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

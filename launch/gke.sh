@@ -12,14 +12,20 @@ source "$(dirname "$0")/common.sh"
 require NAME "of the JobSet" IMAGE "with the repository" CLAIM "PersistentVolumeClaim with the runs" \
   ACCELERATOR "such as tpu-v5p-slice" TOPOLOGY "such as 4x4x4"
 
+if [[ ! $TOPOLOGY =~ ^[0-9]+(x[0-9]+)*$ ]]; then
+  echo "$0: TOPOLOGY=$TOPOLOGY: expected chips along each axis, such as 4x4x4" >&2
+  exit 2
+fi
 chips=${CHIPS_PER_HOST:-4}
 hosts=$(((${TOPOLOGY//x/*} + chips - 1) / chips))
 command='"python", "-m", "metamorph_jax.train"'
 for argument in "$@"; do
   argument=${argument//\\/\\\\}
+  argument=${argument//\$(/\$\$(} # Kubernetes would put a variable there
   command+=", \"${argument//\"/\\\"}\""
 done
-# A pod that stopped and saved ends with 75: the Job fails, and JobSet starts all pods again.
+# A pod that stopped and saved ends with 75: the Job fails, and JobSet starts all pods again. After 2, an error that
+# would come again, it does not.
 jobset=$(
   cat <<YAML
 apiVersion: jobset.x-k8s.io/v1alpha2
@@ -31,6 +37,9 @@ metadata:
 spec:
   failurePolicy:
     maxRestarts: ${MAX_RESTARTS:-100}
+    rules:
+      - action: FailJobSet
+        onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
     - name: slice
       replicas: ${SLICES:-1}
@@ -40,6 +49,13 @@ spec:
           completions: $hosts
           completionMode: Indexed
           backoffLimit: 0
+          podFailurePolicy:
+            rules:
+              - action: FailJob
+                onExitCodes:
+                  containerName: train
+                  operator: In
+                  values: [2]
           template:
             spec:
               restartPolicy: Never

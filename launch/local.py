@@ -4,7 +4,8 @@
     launch/local.py 2 python -m metamorph_jax.train --config=configs/digits.py
 
 Every line says which process it is of. Ctrl-C and SIGTERM are passed on once to all. The exit code
-is that of the processes: 0, 75 if they were stopped and have saved, or the first other one.
+is that of the processes: 0, 75 if they were stopped and have saved, or the first other one
+(128 + N for one that signal N ended).
 """
 
 import argparse
@@ -18,6 +19,7 @@ import threading
 from collections.abc import Sequence
 
 EXIT_STOPPED = 75
+EXIT_NO_COMMAND = 127
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,26 +60,21 @@ def place(index: int, count: int, port: int) -> dict[str, str]:
 
 def run(command: Sequence[str], places: Sequence[dict[str, str]]) -> int:
     """Runs a command in each place until all have ended; returns the exit code."""
-    processes = [
-        subprocess.Popen(
-            command,
-            env=os.environ | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # so that a Ctrl-C comes once, from here
-        )
-        for variables in places
-    ]
+    processes: list[subprocess.Popen] = []
 
     def pass_on(number: int, frame: object) -> None:
         for process in processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, pass_on)
+    try:
+        for variables in places:
+            processes.append(start(command, variables))
+    except OSError as error:
+        print(f"launch/local.py: {command[0]}: {error.strerror}", file=sys.stderr)
+        return EXIT_NO_COMMAND
     printers = [
         threading.Thread(target=show, args=(index, process))
         for index, process in enumerate(processes)
@@ -88,7 +85,21 @@ def run(command: Sequence[str], places: Sequence[dict[str, str]]) -> int:
     for printer in printers:
         printer.join()
     failed = [code for code in codes if code not in (0, EXIT_STOPPED)]
-    return abs(failed[0]) if failed else max(codes)
+    code = failed[0] if failed else max(codes)
+    return 128 - code if code < 0 else code  # of a process that a signal ended, as in shells
+
+
+def start(command: Sequence[str], variables: dict[str, str]) -> subprocess.Popen:
+    """Starts one process."""
+    return subprocess.Popen(
+        command,
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # so that a Ctrl-C comes once, from here
+    )
 
 
 def show(index: int, process: subprocess.Popen) -> None:

@@ -4,7 +4,8 @@
 #   launch/skypilot.sh --config=configs/vpit_8b.py --workdir=/shared/runs/8b
 #   NODES=4 ACCELERATORS=H200:8 launch/skypilot.sh --dry_run --config=...     prints the command
 #
-# NAME (default metamorph) is the managed job: after a preemption SkyPilot starts it anew, and it resumes.
+# NAME (default metamorph) is the managed job: after a preemption, a stop, or three errors at most, SkyPilot starts it
+# anew, and it resumes.
 source "$(dirname "$0")/common.sh"
 (($#)) || usage
 

@@ -15,23 +15,34 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@300
 # SLURM runs a copy of this file from elsewhere, so common.sh is looked for where the job was submitted.
-[[ -z ${SLURM_SUBMIT_DIR:-} ]] || cd "${METAMORPH_DIR:-$SLURM_SUBMIT_DIR}"
 HERE=$(dirname "$0")
-[[ -f $HERE/common.sh ]] || HERE=launch
+[[ -f $HERE/common.sh ]] || HERE=${METAMORPH_DIR:-${SLURM_SUBMIT_DIR:-.}}/launch
+if [[ ! -f $HERE/common.sh ]]; then
+  echo "$0: no $HERE/common.sh: call sbatch in the repository, or set METAMORPH_DIR to it" >&2
+  exit 2
+fi
 source "$HERE/common.sh"
 (($#)) || usage
 EXIT_STOPPED=75
+EXIT_TERM=143 # a process that was not yet far enough to save
 
 # The other steps of the job get SIGTERM: every process finishes its step, and all save the same one.
+# shellcheck disable=SC2317,SC2329 # called by traps
 stop() {
+  was_woken=1 was_asked=1
   echo "$0: asked to stop; the run saves, then the job queues again"
-  run scancel --signal=TERM "$SLURM_JOB_ID"
+  scancel --signal=TERM "$SLURM_JOB_ID" || echo "$0: scancel failed; the run goes on" >&2
 }
-trap 'was_woken=1; stop' USR1 TERM
+was_asked='' is_out_of_time=''
+trap stop TERM
+trap 'is_out_of_time=1; stop' USR1
 
-TRAIN=(srun --kill-on-bad-exit=0 --label "${PYTHON:-python}" -m metamorph_jax.train "$@")
+TRAIN=(srun --kill-on-bad-exit=0 --label)
+# Since 22.05, srun does not take this over from the job.
+[[ -z ${SLURM_CPUS_PER_TASK:-} ]] || TRAIN+=("--cpus-per-task=$SLURM_CPUS_PER_TASK")
+TRAIN+=("${PYTHON:-python}" -m metamorph_jax.train "$@")
 if [[ $DRY_RUN ]]; then
-  grep '^#SBATCH' "$HERE/slurm.sh"
+  grep '^#SBATCH' "$SCRIPT"
   run "${TRAIN[@]}"
   echo "# exit code $EXIT_STOPPED (stopped and saved): scontrol requeue \$SLURM_JOB_ID"
   exit 0
@@ -39,10 +50,21 @@ fi
 "${TRAIN[@]}" &
 was_woken=1
 while [[ $was_woken ]]; do # a signal ends `wait`, not the run
-  was_woken= code=0
+  was_woken='' code=0
   wait $! || code=$?
 done
-if ((code == EXIT_STOPPED)); then
-  scontrol requeue "$SLURM_JOB_ID"
+
+# Whether SLURM is ending the job already, because somebody cancelled it or to queue it again itself.
+is_ending() {
+  [[ ! $is_out_of_time && $(scontrol show job "$SLURM_JOB_ID") =~ JobState=(COMPLETING|CANCELLED) ]]
+}
+
+trap '' USR1 TERM # queueing again ends this script with SIGTERM, too
+if ((code == EXIT_STOPPED)) || [[ $was_asked && $code == "$EXIT_TERM" ]]; then
+  if is_ending; then
+    echo "$0: SLURM is ending the job; it is left to that"
+  else
+    scontrol requeue "$SLURM_JOB_ID"
+  fi
 fi
 exit "$code"

@@ -6,12 +6,14 @@
 #
 # Each host has the repository in DIR (default: metamorph_jax), installed into .venv with jax[tpu], and sees
 # --workdir on a disk that all share. The output of host N goes to train.log in its DIR and to this terminal.
+# If this terminal goes away, the run goes on; SIGTERM to a process on any host makes all save and leave.
 source "$(dirname "$0")/common.sh"
 (($#)) || usage
 require TPU "name of the TPU VM" ZONE "its zone"
 
 # Only the metadata server of the TPU knows how many hosts there are: jax asks it.
 arguments=$(printf '%q ' "$@")
-remote="cd ${DIR:-metamorph_jax} && JAX_NUM_PROCESSES=auto .venv/bin/python -m metamorph_jax.train $arguments"
+folder=$(printf '%q' "${DIR:-metamorph_jax}")
+remote="cd $folder && JAX_NUM_PROCESSES=auto .venv/bin/python -m metamorph_jax.train $arguments"
 run gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all \
-  --command="set -o pipefail; ($remote) 2>&1 | tee -a ${DIR:-metamorph_jax}/train.log"
+  --command="set -o pipefail; ($remote) 2>&1 | tee -p -a $folder/train.log" # -p: also without the terminal

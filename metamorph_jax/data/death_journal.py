@@ -13,6 +13,8 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +23,14 @@ from metamorph_jax.data.faults import BadSample
 MAX_DEATHS = 2  # one may be bad luck: a machine that is short of memory kills any worker
 
 _slot: int | None = None  # this process's file, if it is a worker
+_entered: dict[int, str] = {}  # by the threads of this process, if it is none
+_all_slots: "weakref.WeakSet[WorkerSlots]" = weakref.WeakSet()
+
+
+def being_decoded() -> list[str]:
+    """Returns the samples that the threads and workers of this process decode now, in any order."""
+    names = [name for slots in list(_all_slots) for name in slots.names()]
+    return [*_entered.values(), *names]
 
 
 class DeathJournal:
@@ -38,13 +48,17 @@ class DeathJournal:
 
     @contextlib.contextmanager
     def entering(self, name: str) -> Iterator[None]:
-        """Blames `name` if this worker dies inside; in the main process, does nothing.
+        """Blames `name` if this worker dies inside; in the main process, only takes note.
 
         Args:
             name: of the sample, for instance FILE:LINE. Contexts are not nested.
         """
         if _slot is None:
-            yield
+            _entered[threading.get_ident()] = name
+            try:
+                yield
+            finally:
+                del _entered[threading.get_ident()]
             return
         os.pwrite(_slot, name.encode("utf-8", "surrogateescape"), 0)
         try:
@@ -77,6 +91,7 @@ class WorkerSlots:
 
     def __init__(self):
         self._folder = tempfile.mkdtemp(prefix="metamorph_jax-")
+        _all_slots.add(self)  # but not the workers' copies
 
     def enroll(self) -> None:
         """Makes the file of the worker that calls this."""
@@ -88,10 +103,12 @@ class WorkerSlots:
         """Returns the workers that are gone, and what each was decoding ("": nothing)."""
         alive = {child.pid for child in multiprocessing.active_children()}
         return {
-            int(file.name): file.read_bytes().decode("utf-8", "surrogateescape")
-            for file in self._files()
-            if int(file.name) not in alive
+            int(file.name): _content(file) for file in self._files() if int(file.name) not in alive
         }
+
+    def names(self) -> list[str]:
+        """Returns what workers are decoding."""
+        return list(filter(None, map(_content, self._files())))
 
     def close(self) -> None:
         """Removes the files; ends whoever is left."""
@@ -107,3 +124,7 @@ class WorkerSlots:
     def _files(self) -> list[Path]:
         # None, if somebody cleaned up the temporary folder during a long run.
         return sorted(Path(self._folder).glob("*"))
+
+
+def _content(file: Path) -> str:
+    return file.read_bytes().decode("utf-8", "surrogateescape")

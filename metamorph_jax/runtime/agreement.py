@@ -9,7 +9,7 @@ import itertools
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -152,31 +152,57 @@ def check_shared(folder: Path) -> None:
 
 
 class Vote:
-    """Whether any process wants to end, told to all at the same step without waiting for devices.
+    """Whether any process wants to end, or has other data than one that should have the same.
 
-    Each call starts a tiny sum over all devices, queued behind the steps so far, and reads the one
-    before, which the last step has waited for already.
+    That is told to all at the same step without waiting for devices: each call starts a tiny
+    exchange between all devices, queued behind the steps so far, and reads the one before, which
+    the last step has waited for already.
 
     Args:
         mesh: of all devices.
+        groups: for each of `mesh.devices.flat`, which group it is of; those of one have the same
+            marks.
     """
 
-    def __init__(self, mesh: Mesh):
+    def __init__(self, mesh: Mesh, groups: Sequence[int]):
+        self._devices, self._groups = mesh.devices.flat, groups
         self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        self._size = mesh.size
         replicated = NamedSharding(mesh, PartitionSpec())
-        self._sum = jax.jit(lambda wishes: wishes.sum(), out_shardings=replicated)
+        self._gather = jax.jit(lambda told: told, out_shardings=replicated)
         self._asked: jax.Array | None = None
+        self._differing: tuple[int, int] | None = None
 
-    def __call__(self, wish: bool) -> bool:
-        """Returns whether any process wished to end, one call ago; alone: `wish`."""
+    def __call__(self, wish: bool, marks: Sequence[int]) -> bool:
+        """Returns whether a process wished to end, or marks differed, one call ago; alone: `wish`.
+
+        Args:
+            wish: of this process.
+            marks: 31 bits for each device; only those of this process are used.
+        """
         if jax.process_count() == 1:
             return wish
         before = self._asked
-        mine = np.full(1, wish, np.int32)
-        wishes = jax.make_array_from_callback((self._size,), self._sharding, lambda _: mine)
-        self._asked = self._sum(wishes)
-        return before is not None and bool(before)
+        mine = np.array([(wish, mark) for mark in marks], np.int32)
+        shape = (len(self._groups), 2)
+        told = jax.make_array_from_callback(shape, self._sharding, lambda index: mine[index])
+        self._asked = self._gather(told)
+        return before is not None and self._read(np.asarray(before))
+
+    def _read(self, told: np.ndarray) -> bool:
+        first: dict[int, int] = {}
+        for device, group in enumerate(self._groups):
+            other = first.setdefault(group, device)
+            if told[device, 1] != told[other, 1]:
+                pair = self._devices[other].process_index, self._devices[device].process_index
+                self._differing = self._differing or pair
+        return bool(told[:, 0].any()) or self._differing is not None
+
+    def check(self, problem: str) -> None:
+        """Raises a UserError, in all processes, if marks differed: whose, and `problem`."""
+        if self._differing is not None:
+            hosts = exchange(socket.gethostname())
+            who = " and ".join(f"{index} on {hosts[index]}" for index in self._differing)
+            raise UserError(f"processes {who} {problem}")
 
 
 def _nothing() -> None:

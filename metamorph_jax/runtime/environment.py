@@ -114,11 +114,11 @@ def _slurm(environment: Mapping[str, str]) -> Place | None:
 
 
 def first_host(node_list: str) -> str:
-    """Returns the first host of a SLURM list, as "gpu[007-015,020],cpu1" -> "gpu007"."""
+    """Returns the first host of a SLURM list, as "rack1gpu[007-015,020],cpu1" -> "rack1gpu007"."""
     first, bracket, rest = node_list.split(",")[0].partition("[")
     number = rest.split("-")[0].rstrip("]")
     _, _, suffix = node_list.partition("]")
-    return first + number + suffix.split(",")[0] if bracket else first
+    return first_host(first + number + suffix) if bracket else first
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -138,7 +138,7 @@ class _Deadline:
                 "is process 0's host and that its port is open between the hosts\n"
             )
             sys.stderr.flush()
-            os._exit(2)
+            os._exit(EXIT_LOST)  # not 2, since it may be enough to start again
 
 
 def _part() -> None:

@@ -1,8 +1,14 @@
-"""Batches on their way to the devices: each process builds the rows that its own devices hold."""
+"""Batches on their way to the devices: each process builds the rows that its own devices hold.
+
+Along `context` and `tensor`, devices hold the same rows. If these are devices of several processes,
+each builds them, and nothing in jax would notice if they came out different: so their checksums are
+compared before a step uses them (`SharedRows`, agreement.Vote).
+"""
 
 import collections
 import itertools
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -35,7 +41,7 @@ class DeviceBatches:
     """The batches of some steps of a stage, born sharded, each with what it is worth.
 
     With several processes they are read two steps ahead, so that all can stop at the same step if
-    one of them cannot go on.
+    one of them cannot go on, or has other rows than one that shares them.
 
     Args:
         stage: whose data is read.
@@ -43,10 +49,14 @@ class DeviceBatches:
         start: first step of the stage.
         end: the one after the last.
         mesh: of the devices.
+
+    Attributes:
+        shared: checksums of all rows read so far that other processes have, too.
     """
 
     def __init__(self, stage: Stage, model: ModelConfig, start: int, end: int, mesh: Mesh):
-        self._source = _batches(stage, model, start, end, mesh)
+        self.shared = SharedRows(mesh, stage.config.global_batch_size)
+        self._source = _batches(stage, model, start, end, mesh, self.shared)
         self._notice = _NOTICE_STEPS if jax.process_count() > 1 else 0
         self._ready: collections.deque[tuple[PyTree, Work]] = collections.deque()
         self._problem: UserError | None = None
@@ -79,13 +89,54 @@ class DeviceBatches:
             self._ready.append(batch)
 
 
+class SharedRows:
+    """Checksums of the rows that this process and others hold.
+
+    Args:
+        mesh: of the devices.
+        size: rows of a batch.
+
+    Attributes:
+        groups: for each of `mesh.devices.flat`, its first row; devices with the same hold the same.
+        marks: the checksum of each device's rows in all batches so far; 0: nothing to compare.
+    """
+
+    def __init__(self, mesh: Mesh, size: int):
+        held = batch_sharding(mesh).devices_indices_map((size,))
+        devices = list(mesh.devices.flat)
+        self.groups = [held[device][0].indices(size)[0] for device in devices]
+        self.marks = [0] * len(devices)
+        owners = collections.defaultdict(set)
+        for group, device in zip(self.groups, devices, strict=True):
+            owners[group].add(device.process_index)
+        self._num_rows = size // len(owners)
+        me = jax.process_index()
+        self._shared = [group for group, who in owners.items() if me in who and len(who) > 1]
+
+    def add(self, batch: Mapping[str, Array], places: Sequence[int]) -> None:
+        """Takes up a batch of which this process has the rows at `places`."""
+        for group in self._shared:
+            first = places.index(group)
+            rows = slice(first, first + self._num_rows)
+            mark = self.marks[self.groups.index(group)]
+            for name in sorted(batch):
+                part = np.ascontiguousarray(batch[name][rows])
+                mark = zlib.crc32(part.view(np.uint8), mark)
+            mark &= 0x7FFFFFFF
+            self.marks = [
+                mark if other == group else old
+                for other, old in zip(self.groups, self.marks, strict=True)
+            ]
+
+
 def _batches(
-    stage: Stage, model: ModelConfig, start: int, end: int, mesh: Mesh
+    stage: Stage, model: ModelConfig, start: int, end: int, mesh: Mesh, shared: SharedRows
 ) -> Iterator[tuple[PyTree, Work]]:
     sharding, size = batch_sharding(mesh), stage.config.global_batch_size
     places = local_places(sharding, size)
     all_rows = None if len(places) == size else places
     for batch in itertools.islice(stage.data.batches(start, all_rows), end - start):
+        shared.add(batch, places)
         work = batch_work(model, stage.config, batch)
         # Of the other rows nothing is known here; they are taken to be like these.
         yield place(batch, sharding, places, size), Work(*(n * size / len(places) for n in work))

@@ -18,6 +18,7 @@ from metamorph_jax.checkpoints.naming import tree_fingerprint
 from metamorph_jax.checkpoints.store import CheckpointStore
 from metamorph_jax.config.loading import to_dict, to_text
 from metamorph_jax.config.schema_run import RunConfig
+from metamorph_jax.data.death_journal import being_decoded
 from metamorph_jax.data.tokenizer import Tokenizer, load_tokenizer
 from metamorph_jax.metrics.phases import phase
 from metamorph_jax.metrics.writers import MetricWriter
@@ -33,6 +34,7 @@ from metamorph_jax.runtime.agreement import (
 )
 from metamorph_jax.runtime.joining import is_lost, leave
 from metamorph_jax.runtime.profile import Profiler
+from metamorph_jax.runtime.stall import StallWatch
 from metamorph_jax.sharding.mesh import create_mesh
 from metamorph_jax.signals import EXIT_STOPPED, Stopped, StopRequest
 from metamorph_jax.training.batches import DeviceBatches
@@ -52,6 +54,14 @@ from metamorph_jax.training.state import TrainState, create_state
 from metamorph_jax.training.step import attention_backend
 from metamorph_jax.typing import PyTree
 
+_DIFFERENT_ROWS = (
+    "share rows of each batch (mesh.context or mesh.tensor runs over processes), but have built "
+    "different ones for the next step: files differ between the hosts, or were changed, or could "
+    "be read by one of them only (each lists what it could not read in WORKDIR/data/STAGE, "
+    "quarantine*.jsonl). The steps before are saved; see to it that all hosts read the same files, "
+    "then run the same command again"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -62,6 +72,7 @@ class Run:
         painter: paints pictures meanwhile.
         new_ids: tokens that pretrained weights do not know.
         profile: first and last global step to trace.
+        watch: tells if the run stands still.
     """
 
     config: RunConfig
@@ -72,6 +83,7 @@ class Run:
     painter: PicturePainter
     new_ids: tuple[int, ...] = ()
     profile: tuple[int, int] | None = None
+    watch: StallWatch = dataclasses.field(default_factory=lambda: StallWatch(being_decoded))
 
 
 def train(
@@ -101,7 +113,7 @@ def train(
     compiles.listen()
     run, tokenizer, start = _begin(config, workdir, resume, max_steps, profile)
     ends, params = first_steps(config), None
-    with jax.set_mesh(run.mesh), run.painter, StopRequest() as stop:
+    with jax.set_mesh(run.mesh), run.painter, run.watch, StopRequest() as stop:
         try:
             for index in range(start.stage_index, len(config.stages)):
                 if any_stop(stop) or ends[index] >= run.last_step:
@@ -118,7 +130,8 @@ def train(
             raise
         finally:
             # Also after an error, and still deaf to signals: what is being saved is good.
-            run.store.wait()
+            with run.watch.checkpoint():
+                run.store.wait()
         run.painter.finish(stop)
         return EXIT_STOPPED if any_stop(stop) else 0
 
@@ -173,24 +186,27 @@ def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> T
     choice = attention_backend(run.config.model, stage.config, run.mesh)
     if choice is not None:
         _say(f"attention: {choice.name} ({choice.reason})")
-    together("read the data", batches.check)
+    run.watch.begin(stage.first_step + step)
+    together("read the data", lambda: _check_first(run, batches))
     recorder = Recorder(run.config, stage, run.workdir, first=step, last=end)
     recorder.waiting_for("compiling")
     profiler = Profiler(run.profile if is_first() else None, run.workdir / "profile")
-    vote, watch = Vote(run.mesh), compiles.StepWatch(stage.train_step)
+    vote, again = Vote(run.mesh, batches.shared.groups), compiles.StepWatch(stage.train_step)
+    vote(False, batches.shared.marks)  # so that the first batch is compared before it is used
     saved = step
-    while step < end and not vote(bool(stop) or batches.is_ending):
-        with recorder.timer.waiting():
+    while step < end and not vote(bool(stop) or batches.is_ending, batches.shared.marks):
+        with recorder.timer.waiting(), run.watch.data():
             taken = batches.take()
         if taken is None:
             break  # the data is bad, which must not lose good work
         batch, work = taken
         profiler.before(stage.first_step + step + 1)
         state, metrics = stage.train_step(state, batch)
-        watch.after_call(batch)
+        again.after_call(batch)
         step += 1
         profiler.after(stage.first_step + step, metrics)
         recorder.record(step, metrics, work)
+        run.watch.done(stage.first_step + step)
         run.painter.poll()
         if step % run.config.checkpoint.interval_steps == 0 and step < end:
             recorder.flush()  # a checkpoint never is ahead of metrics.jsonl
@@ -201,11 +217,19 @@ def run_stage(run: Run, stage: Stage, state: TrainState, stop: StopRequest) -> T
     if saved < step:
         _save(run, stage, state, step)
     together("read the data", batches.check)
+    vote.check(_DIFFERENT_ROWS)
+    run.watch.pause()
     if any_stop(stop):
-        run.store.wait()
+        with run.watch.checkpoint():
+            run.store.wait()
         done = stage.first_step + step
         _say(f"stopped at step {done}, {'saved' if done else 'nothing to save'}")
     return state
+
+
+def _check_first(run: Run, batches: DeviceBatches) -> None:
+    with run.watch.data():
+        batches.check()
 
 
 def _enter_stage(
@@ -248,7 +272,8 @@ def _save(run: Run, stage: Stage, state: TrainState, step: int) -> None:
         model_fingerprint=tree_fingerprint(state.params),
         versions=library_versions(),
     )
-    run.store.save(meta.step, state, meta)
+    with run.watch.checkpoint():
+        run.store.save(meta.step, state, meta)
     if stage.config.objective == "vpit" and stage.config.loss.visual_weight:
         run.painter.saved(meta.step)
 

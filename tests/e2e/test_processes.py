@@ -1,6 +1,7 @@
 """Two and four processes on this machine train as one does, and end and go on together."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.tolerances import FLOAT32_TRAINED
 pytestmark = pytest.mark.slow
 NUM_STEPS = 20
 MESHES = {2: ("--config.mesh.fsdp=2",), 4: ("--config.mesh.fsdp=2", "--config.mesh.tensor=2")}
+SHARED = ("--config.mesh.context=2",)  # over two processes, both of which have all rows then
 LOCAL = ROOT / "launch" / "local.py"
 
 
@@ -56,21 +58,28 @@ def alone(folder, devices, workdir):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def together(folder, count, workdir, *flags, last=()):
-    """Starts several processes of one device each, the last with flags of its own; returns them."""
+def together(folder, count, workdir, *flags, last=(), mesh=None, folders=None):
+    """Starts several processes of one device each; returns them.
+
+    Args:
+        last: flags of the last one alone.
+        mesh: flags of the mesh.
+        folders: that each is started in (default: the repository's root).
+    """
     port = int(subprocess.check_output([sys.executable, "-c", FREE_PORT]))
     return [
         subprocess.Popen(
             command(
                 folder,
-                *MESHES[count],
+                *(mesh or MESHES[count]),
                 *flags,
                 *(last if index == count - 1 else ()),
                 workdir=workdir,
             ),
-            cwd=ROOT,
+            cwd=folders[index] if folders else ROOT,
             env=settings(1)
             | {
+                "PYTHONPATH": str(ROOT),
                 "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
                 "JAX_NUM_PROCESSES": str(count),
                 "JAX_PROCESS_ID": str(index),
@@ -125,6 +134,7 @@ def test_two_processes_train_as_one_with_two_devices(world):
 
 
 def test_four_processes_started_by_the_script_share_rows_of_a_tensor_mesh(world):
+    """Each has one device, so `tensor` runs over two of them."""
     arguments = command(world, *MESHES[4], workdir="four")
     done = subprocess.run(
         [sys.executable, str(LOCAL), "4", *arguments],
@@ -137,6 +147,44 @@ def test_four_processes_started_by_the_script_share_rows_of_a_tensor_mesh(world)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_same_losses(world, "four", "one-4")
     assert {line[:3] for line in done.stdout.splitlines()} == {"[0]", "[1]", "[2]", "[3]"}
+
+
+def test_context_runs_over_processes(world):
+    """The losses are those of one process with split rows, which goes on from the checkpoint."""
+    codes, outputs = ended(together(world, 2, "shared", "--max_steps=10", mesh=SHARED))
+    assert codes == [0, 0], "".join(outputs)
+    alone(world, 2, "shared")
+    assert_same_losses(world, "shared", "one-2")
+    lines = [json.loads(line) for line in (world / "shared" / "metrics.jsonl").open()]
+    counted = [
+        (round(line["tokens_per_sec"] * line["step_secs"]), line["images_per_sec"])
+        for line in (lines[9], lines[19])
+    ]
+    assert {tokens for tokens, _ in counted} == {4 * 96}  # once, however many processes have them
+    assert all(images > 0 for _, images in counted)
+
+
+def test_rows_that_come_out_different_are_not_trained_on(world, tmp_path):
+    """Two hosts have other files; where they share rows, nothing else would notice."""
+    recipe = (world / "recipe.py").read_text()
+    absolute = 'f"{folder}/images"'
+    assert absolute in recipe
+    folder = make_world(tmp_path / "world")
+    (folder / "recipe.py").write_text(recipe.replace(absolute, '"images"'))
+    hosts = [folder / "host0", folder / "host1"]
+    for host in hosts:
+        shutil.copytree(folder / "images", host / "images")
+    shutil.copyfile(hosts[1] / "images" / "2.png", hosts[1] / "images" / "3.png")
+    processes = together(folder, 2, "run", mesh=SHARED, folders=hosts)
+    codes, outputs = ended(processes)
+    assert codes == [2, 2], "".join(outputs)
+    for output in outputs:
+        assert "error: processes 0 on " in output and " and 1 on " in output
+        assert "share rows of each batch" in output and "Traceback" not in output
+    steps = num_metric_lines(folder, "run")
+    if steps:
+        assert (folder / "run" / "checkpoints" / f"{steps:08d}" / "manifest.json").exists()
+    assert steps < 7  # an epoch shows every sample
 
 
 def test_stopped_and_killed_processes_end_together_and_go_on(world):

@@ -1,7 +1,6 @@
 """What the scripts in launch/ would do, and what they do with a cluster's commands in reach."""
 
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -15,6 +14,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 TRAIN = ("--config=configs/digits.py", "--workdir=/shared/my run", "--config.seed=3")
+HOSTILE = ("--config.a=[1,2]", '--config.b=it\'s $HOME "*"', "--config.c=a\\b;c&d", "--config.d=")
+# In place of python; more output than a pipe holds.
+ARGUMENTS = "#!/bin/bash\nprintf '%s\\0' \"$@\" > arguments\nseq 50000 >&2\n"
 GKE = {
     "NAME": "digits",
     "IMAGE": "registry/metamorph_jax",
@@ -83,7 +85,18 @@ def test_local_processes_end_with_one_code(codes, code):
     assert launch("local.py", "2", sys.executable, "-c", exits).returncode == code
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_local_process_ended_by_a_signal_has_the_code_of_shells():
+    code = "import os; os.kill(os.getpid(), 9 * (os.environ['JAX_PROCESS_ID'] == '1'))"
+    assert launch("local.py", "2", sys.executable, "-c", code).returncode == 128 + 9
+
+
+def test_a_local_command_that_is_not_there_is_named():
+    done = launch("local.py", "2", "no-such-command")
+    assert done.returncode == 127
+    assert done.stderr == "launch/local.py: no-such-command: No such file or directory\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_reaches_all_local_processes_once(number):
     code = (
         "import signal, sys, time\n"
@@ -107,7 +120,37 @@ def test_slurm_prints_directives_and_command():
     assert done.returncode == 0, done.stderr
     assert "#SBATCH --requeue" in done.stdout and "#SBATCH --signal=B:USR1@300" in done.stdout
     command = next(line for line in done.stdout.splitlines() if line.startswith("srun"))
-    assert shlex.split(command)[-5:] == ["my/python", "-m", "metamorph_jax.train", *TRAIN][-5:]
+    assert shlex.split(command)[3:] == ["my/python", "-m", "metamorph_jax.train", *TRAIN]
+
+
+def test_slurm_prints_the_same_from_any_folder_and_hands_on_its_cpus():
+    done = subprocess.run(
+        ["./slurm.sh", "--dry_run", *HOSTILE],
+        cwd=LAUNCH,
+        env=os.environ | {"SLURM_CPUS_PER_TASK": "64"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    command = next(line for line in done.stdout.splitlines() if line.startswith("srun"))
+    assert "--cpus-per-task=64" in shlex.split(command)
+    assert shlex.split(command)[-4:] == list(HOSTILE)
+
+
+def test_slurm_says_where_it_has_to_be_called(tmp_path):
+    script = tmp_path / "slurm_script"
+    script.write_text((LAUNCH / "slurm.sh").read_text())
+    variables = os.environ | {"SLURM_SUBMIT_DIR": str(tmp_path)}
+    for given, code in (({}, 2), ({"METAMORPH_DIR": str(ROOT)}, 0)):
+        done = subprocess.run(
+            ["bash", script, "--dry_run", "--config=x"],
+            cwd=tmp_path,
+            env=variables | given,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code, done.stderr
+        assert ("set METAMORPH_DIR" in done.stderr) == bool(code)
 
 
 def fake_cluster(folder):
@@ -115,8 +158,11 @@ def fake_cluster(folder):
     commands = {
         "srun": '[ "$1" = --kill-on-bad-exit=0 ] && shift 2; exec "$@"',
         "scancel": f'echo "scancel $@" >> {folder}/log; kill -TERM $(cat {folder}/pid)',
-        "scontrol": f'echo "scontrol $@" >> {folder}/log',
+        "scontrol": f"""
+            [ "$1" = show ] && echo "JobId=7 JobState=${{STATE:-RUNNING}} Reason=None" && exit
+            echo "scontrol $@" >> {folder}/log; kill -TERM $PPID""",  # as SLURM does
         "trainer": f'echo $$ > {folder}/pid; trap "exit 75" TERM; while :; do sleep 0.05; done',
+        "starting": f"echo $$ > {folder}/pid; exec sleep 60",
         "finished": "exit 0",
     }
     for name, text in commands.items():
@@ -126,18 +172,29 @@ def fake_cluster(folder):
     return {"PATH": path, "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT)}
 
 
-def test_slurm_saves_and_queues_again_before_its_time_is_up(tmp_path):
-    variables = os.environ | fake_cluster(tmp_path) | {"PYTHON": "trainer"}
+@pytest.mark.parametrize(
+    ("trainer", "number", "state", "code", "queues_again"),
+    [
+        ("trainer", signal.SIGUSR1, "RUNNING", 75, True),  # its time is nearly up
+        ("trainer", signal.SIGUSR1, "COMPLETING", 75, True),  # it is up, while the run saved
+        ("trainer", signal.SIGTERM, "RUNNING", 75, True),  # to be preempted
+        ("trainer", signal.SIGTERM, "COMPLETING", 75, False),  # cancelled
+        ("starting", signal.SIGTERM, "RUNNING", 143, True),
+        ("starting", signal.SIGTERM, "CANCELLED", 143, False),
+    ],
+)
+def test_slurm_queues_again_what_was_stopped(tmp_path, trainer, number, state, code, queues_again):
+    variables = os.environ | fake_cluster(tmp_path) | {"PYTHON": trainer, "STATE": state}
     script = tmp_path / "slurm_script"  # SLURM runs a copy
     script.write_text((LAUNCH / "slurm.sh").read_text())
-    job = subprocess.Popen(["bash", script, "--config=x"], env=variables)
+    job = subprocess.Popen(["bash", script, "--config=x"], env=variables, cwd=tmp_path)
     while not (tmp_path / "pid").exists():
         assert job.poll() is None
         time.sleep(0.05)
-    job.send_signal(signal.SIGUSR1)
-    assert job.wait(timeout=30) == 75
+    job.send_signal(number)
+    assert job.wait(timeout=30) == code
     asked = (tmp_path / "log").read_text().splitlines()
-    assert asked == ["scancel --signal=TERM 7", "scontrol requeue 7"]
+    assert asked == ["scancel --signal=TERM 7", *["scontrol requeue 7"] * queues_again]
 
 
 def test_a_slurm_job_that_is_done_does_not_queue_again(tmp_path):
@@ -156,8 +213,32 @@ def test_tpu_vm_prints_one_command_for_all_hosts():
     assert r"--workdir=/shared/my\ run" in remote
 
 
+def received(folder):
+    """Returns the arguments that ARGUMENTS has written down."""
+    return (folder / "arguments").read_text().split("\0")[:-1]
+
+
+def with_python(folder):
+    """Makes a folder in which .venv/bin/python writes its arguments down."""
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/python").write_text(ARGUMENTS)
+    (folder / ".venv/bin/python").chmod(0o755)
+    return folder
+
+
+def test_tpu_hosts_get_the_arguments_as_they_were_given(tmp_path):
+    folder = with_python(tmp_path / "my folder")
+    done = launch("tpu_vm.sh", "--dry_run", *TRAIN, *HOSTILE, **TPU, DIR="my folder")
+    remote = shlex.split(done.stdout)[-1].removeprefix("--command=")
+    with subprocess.Popen(["bash", "-c", remote], cwd=tmp_path, stdout=subprocess.PIPE) as host:
+        host.stdout.close()  # the terminal is gone
+    assert host.returncode == 0
+    assert received(folder) == ["-m", "metamorph_jax.train", *TRAIN, *HOSTILE]
+    assert (folder / "train.log").read_text().endswith("\n50000\n")
+
+
 def test_gke_prints_a_jobset_with_a_pod_per_host():
-    done = launch("gke.sh", "--dry_run", *TRAIN, '--config.name="a\\b"', **GKE)
+    done = launch("gke.sh", "--dry_run", *TRAIN, *HOSTILE, "--config.name=$(A)", **GKE)
     jobset = yaml.safe_load(done.stdout)
     assert jobset["kind"] == "JobSet" and jobset["metadata"]["name"] == "digits"
     (slices,) = jobset["spec"]["replicatedJobs"]
@@ -168,17 +249,38 @@ def test_gke_prints_a_jobset_with_a_pod_per_host():
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4x4"
     (container,) = pod["containers"]
     assert container["command"][:3] == ["python", "-m", "metamorph_jax.train"]
-    assert container["command"][3:] == [*TRAIN, '--config.name="a\\b"']
+    assert container["command"][3:] == [*TRAIN, *HOSTILE, "--config.name=$$(A)"]  # its escape
     assert container["resources"]["limits"]["google.com/tpu"] == 4
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"] == {"containerName": "train", "operator": "In", "values": [2]}
+    assert container["name"] == "train" and pod["restartPolicy"] == "Never"
 
 
-def test_skypilot_passes_arguments_into_its_yaml():
-    done = launch("skypilot.sh", "--dry_run", *TRAIN, NODES="4")
+def test_a_topology_that_is_none_is_refused():
+    done = launch("gke.sh", "--dry_run", *TRAIN, **GKE | {"TOPOLOGY": "4,4"})
+    assert done.returncode == 2 and "TOPOLOGY=4,4: expected" in done.stderr
+
+
+def test_skypilot_passes_arguments_into_its_yaml(tmp_path):
+    done = launch("skypilot.sh", "--dry_run", *TRAIN, *HOSTILE, NODES="4")
     words = shlex.split(done.stdout)
     assert words[:3] == ["sky", "jobs", "launch"] and "--num-nodes=4" in words
     assert words[-1] == "launch/skypilot.yaml"
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
-    assert re.search(r"metamorph_jax\.train \$TRAIN_ARGUMENTS", task["run"])
-    subprocess.run(["bash", "-n"], input=task["run"], text=True, check=True)
-    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
-        assert f"export {name}=" in task["run"]
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
+    given = next(word for word in words if word.startswith("--env=")).removeprefix("--env=")
+    name, _, value = given.partition("=")
+    assert name in task["envs"]
+    node = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NUM_NODES": "2"}
+    variables = os.environ | node | {"SKYPILOT_NODE_RANK": "1", name: value}
+    run = task["run"] + "echo $JAX_COORDINATOR_ADDRESS $JAX_NUM_PROCESSES $JAX_PROCESS_ID"
+    done = subprocess.run(
+        ["bash", "-c", run],
+        cwd=with_python(tmp_path),
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "10.0.0.1:8476 2 1\n"
+    assert received(tmp_path) == ["-m", "metamorph_jax.train", *TRAIN, *HOSTILE]

@@ -2,7 +2,7 @@ import multiprocessing
 import os
 import pickle
 
-from metamorph_jax.data.death_journal import DeathJournal, WorkerSlots
+from metamorph_jax.data.death_journal import DeathJournal, WorkerSlots, being_decoded
 
 
 def test_two_deaths_blame_a_sample():
@@ -17,8 +17,8 @@ def test_two_deaths_blame_a_sample():
 def test_the_main_process_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with DeathJournal().entering("a"):
-        pass
-    assert os.listdir(tmp_path) == []
+        assert being_decoded() == ["a"]
+    assert being_decoded() == os.listdir(tmp_path) == []
 
 
 def work(slots, last):
@@ -40,4 +40,5 @@ def test_a_dead_workers_file_names_what_it_was_decoding():
     for worker in workers:
         worker.join()
     assert slots.dead() == {workers[0].pid: "", workers[1].pid: "b\udcff ü"}
+    assert being_decoded() == ["b\udcff ü"]
     slots.close()

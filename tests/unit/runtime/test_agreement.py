@@ -28,9 +28,22 @@ def test_alone_everything_is_the_plain_call(tmp_path):
 
 
 def test_alone_a_wish_to_end_counts_at_once():
-    vote = agreement.Vote(create_mesh(MeshConfig(), jax.devices()[:1]))
-    assert not vote(False)
-    assert vote(True)
+    vote = agreement.Vote(create_mesh(MeshConfig(), jax.devices()[:1]), [0])
+    assert not vote(False, [0])
+    assert vote(True, [0])
+
+
+def test_a_vote_ends_the_run_of_whoever_shares_a_group_but_not_its_marks(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(agreement, "exchange", lambda host: ["a", "b"])
+    vote = agreement.Vote(create_mesh(MeshConfig(fsdp=4), jax.devices()[:4]), [0, 0, 2, 2])
+    assert not any([vote(False, [1, 1, 3, 3]), vote(False, [1, 1, 3, 4]), vote(False, [0] * 4)][:2])
+    assert vote(False, [0] * 4)
+    with pytest.raises(UserError, match="processes 0 on a and 0 on a have other rows"):
+        vote.check("have other rows")
+    wishes = agreement.Vote(create_mesh(MeshConfig(fsdp=4), jax.devices()[:4]), [0, 0, 2, 2])
+    assert [wishes(True, [0] * 4), wishes(False, [0] * 4), wishes(False, [0] * 4)] == [0, 1, 0]
+    wishes.check("is not told")
 
 
 def test_a_stop_that_was_asked_for_elsewhere_is_one_here():

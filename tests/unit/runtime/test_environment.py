@@ -72,6 +72,8 @@ def test_slurm_processes_that_share_a_node_have_one_device_each():
         ("node[007,009-015]", "node007"),
         ("node[3]", "node3"),
         ("rack1-[04-05]-gpu,x", "rack1-04-gpu"),
+        ("rack[1,3]n[01-04]", "rack1n01"),
+        ("rack[1-3]n[01,04]-gpu,x", "rack1n01-gpu"),
     ],
 )
 def test_first_host_of_a_slurm_list(node_list, host):

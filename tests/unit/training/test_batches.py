@@ -7,7 +7,8 @@ from jax.sharding import Mesh
 
 from metamorph_jax.sharding.mesh import AXIS_NAMES
 from metamorph_jax.sharding.rules import batch_sharding
-from metamorph_jax.training.batches import local_places, place
+from metamorph_jax.training import batches
+from metamorph_jax.training.batches import SharedRows, local_places, place
 
 SHAPES = [(1, 4, 1), (2, 2, 1), (1, 2, 2), (1, 1, 4)]
 
@@ -47,3 +48,47 @@ def test_placed_rows_are_the_batch(shape):
     for name, array in batch.items():
         np.testing.assert_array_equal(placed[name], array)
         assert placed[name].sharding.is_equivalent_to(sharding, array.ndim)
+
+
+class Owned:
+    """A device of another process, as a mesh of several processes shows it."""
+
+    def __init__(self, process_index):
+        self.process_index = process_index
+
+
+class Spread:
+    """A mesh of (fsdp, context) whose devices are of these processes."""
+
+    def __init__(self, owners):
+        self.devices = np.array([[Owned(index) for index in row] for row in owners])
+
+
+@pytest.mark.parametrize(
+    ("owners", "shared"),
+    [
+        ([[0, 0], [1, 1]], []),  # context lies within processes
+        ([[0, 1], [0, 1]], [0, 4]),
+        ([[0, 1], [2, 3]], [0]),  # of process 0
+    ],
+)
+def test_rows_that_processes_share_have_checksums(monkeypatch, owners, shared):
+    real = batch_sharding(Mesh(np.array(jax.devices()[:4]).reshape(1, 2, 2, 1), AXIS_NAMES))
+    indices = list(real.devices_indices_map((8,)).values())
+    mesh = Spread(owners)
+    held = dict(zip(mesh.devices.flat, indices, strict=True))
+    sharding = type("", (), {"devices_indices_map": lambda self, shape: held})()
+    monkeypatch.setattr(batches, "batch_sharding", lambda mesh: sharding)
+    rows, same, other = (SharedRows(mesh, 8) for _ in range(3))
+    assert rows.groups == [0, 0, 4, 4]
+    batch = {"images": np.arange(24, dtype=np.uint8).reshape(8, 3), "ids": np.arange(8)}
+    changed = batch | {"images": batch["images"].copy()}
+    changed["images"][5, 1] = 0
+    places = list(range(8))
+    rows.add(batch, places), same.add(batch, places), other.add(changed, places)
+    assert [mark != 0 for mark in rows.marks] == [group in shared for group in rows.groups]
+    assert rows.marks == same.marks
+    assert (rows.marks != other.marks) == (4 in shared)
+    other.add(batch, places), rows.add(batch, places)
+    assert (rows.marks != other.marks) == (4 in shared)  # a difference is not forgotten
+    assert all(0 <= mark < 2**31 for mark in rows.marks)
