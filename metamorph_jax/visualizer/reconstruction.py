@@ -113,6 +113,7 @@ def reconstruct(
         "guidance": guidance,
         "steps": painter.settings.num_steps,
         "scheduler": painter.settings.scheduler,
+        "dtype": painter.settings.dtype,
         "seed": seed,
         "visualizer_fingerprint": fingerprint(visualizer),
         CHECKPOINT: found.metadata.get(CHECKPOINT, ""),
