@@ -47,7 +47,7 @@ def test_run_export_and_token_file_give_the_same_picture(world, tmp_path, images
     assert text["seed"] == "4"
     assert text["visualizer_fingerprint"] == fingerprint(world / "run/visualizer")
     theirs, their_text = run_paint(tmp_path / "hf", *flags, **asked, checkpoint=world / "hf")
-    # Two libraries' sums differ by rounding, which may tip a pixel or two to the next of 255 levels.
+    # Two libraries' sums differ by rounding, which may tip a pixel to the next of 255 levels.
     assert np.abs(ours - theirs).max() <= 1
     assert (ours != theirs).mean() <= 0.05
     assert ours.std() > 1
