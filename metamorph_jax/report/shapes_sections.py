@@ -15,6 +15,7 @@ from metamorph_jax.report.numbers import interval, percent
 from metamorph_jax.report.page import Html
 from metamorph_jax.report.shapes_cases import Picture
 from metamorph_jax.report.shapes_scoring import Outcome
+from metamorph_jax.report.shapes_sheets import evenly_spread
 
 TITLES = {
     "image_qa": "Questions about pictures",
@@ -48,6 +49,7 @@ _PAINTED = (
 )
 _NUM_SHOWN = 10
 _ENLARGED = 2
+_NUM_ABREAST = 3  # of several pictures, or the page would show them smaller than others
 
 
 def overview_section(summary: Mapping[str, Any], split: Split) -> tuple[str, Html]:
@@ -127,10 +129,12 @@ def _pictures_table(found: Mapping[str, Any]) -> Html:
 
 def _sheet(outcomes: Sequence[Outcome]) -> Html:
     """Returns some cases: what was shown, asked, expected and answered."""
-    step = max(1, len(outcomes) // _NUM_SHOWN)
-    rows = [_sheet_row(outcome) for outcome in outcomes[::step][:_NUM_SHOWN]]
+    rows = [_sheet_row(outcome) for outcome in evenly_spread(outcomes, _NUM_SHOWN)]
+    heads = ("shown", "asked", "expected", "answered")
+    if not any(len(outcome.case.prompt.images) for outcome in outcomes):
+        heads, rows = heads[1:], [row[1:] for row in rows]
     return page.figure(
-        page.table(("shown", "asked", "expected", "answered"), rows, class_="sheet"),
+        page.table(heads, rows, class_="sheet"),
         "Evenly spread over all cases, good or bad. A red frame: not everything that was asked for "
         "is right, or there is no picture.",
     )
@@ -161,6 +165,13 @@ def _strip(
 ) -> Html:
     if not len(shown):
         return Html()
-    row = pictures.row(shown, wrong)
+    wrong = [False] * len(shown) if wrong is None else wrong
+    starts = range(0, len(shown), _NUM_ABREAST)
+    row = pictures.stack(
+        [
+            pictures.row(shown[start : start + _NUM_ABREAST], wrong[start : start + _NUM_ABREAST])
+            for start in starts
+        ]
+    )
     large = np.repeat(np.repeat(row, _ENLARGED, axis=0), _ENLARGED, axis=1)
     return page.image(pictures.data_uri(large), description)

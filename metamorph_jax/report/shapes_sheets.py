@@ -16,7 +16,7 @@ from metamorph_jax.typing import Shaped
 from metamorph_jax.visualizer.sheet import Row, captioned_sheet
 
 FOLDER = "pictures"
-_NUM_SHOWN = 8
+_NUM_IN_SHEET = 8
 _ROWS_PER_LINE = 2
 # Of the kinds that answer with one picture: the headings of what stands before the prediction.
 _BEFORE = {
@@ -38,10 +38,20 @@ def write_sheets(run: Path, outcomes: Sequence[Outcome], repaint: Repaint) -> No
     (run / FOLDER).mkdir(exist_ok=True)
     for kind, before in _BEFORE.items():
         cases = [outcome for outcome in outcomes if outcome.case.kind == kind]
-        chosen = cases[:: max(1, len(cases) // _NUM_SHOWN)][:_NUM_SHOWN]
-        rows = [_row(outcome, repaint) for outcome in chosen]
+        rows = [_row(outcome, repaint) for outcome in evenly_spread(cases, _NUM_IN_SHEET)]
         sheet = captioned_sheet((*before, "predicted, painted"), rows, _ROWS_PER_LINE)
         Image.fromarray(sheet).save(run / FOLDER / f"shapes_{kind}.png", optimize=True)
+
+
+def evenly_spread(outcomes: Sequence[Outcome], count: int) -> list[Outcome]:
+    """Returns some of the outcomes, all of different questions about different pictures."""
+    cases = {}
+    for outcome in outcomes:
+        case = outcome.case
+        pictures = tuple(picture.tobytes() for picture in (*case.prompt.images, *case.pictures))
+        cases.setdefault((case.prompt.text, case.answer, pictures), outcome)
+    different = list(cases.values())
+    return different[:: max(1, len(different) // count)][:count]
 
 
 def _row(outcome: Outcome, repaint: Repaint) -> Row:
@@ -52,8 +62,8 @@ def _row(outcome: Outcome, repaint: Repaint) -> Row:
     else:
         first, second = real, repaint(real[None])[0]
     predicted = outcome.pictures[0] if len(outcome.pictures) else None
-    caption = case.prompt.text.replace(IMAGE_TAG, "")
-    return Row((first, second, predicted), ("", "", _verdict(outcome)), caption)
+    asked = case.prompt.text.replace(IMAGE_TAG, "").strip()
+    return Row((first, second, predicted), ("",) * 3, f"{asked} ({_verdict(outcome)})")
 
 
 def _verdict(outcome: Outcome) -> str:
