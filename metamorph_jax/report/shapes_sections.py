@@ -49,7 +49,8 @@ _PAINTED = (
 )
 _NUM_SHOWN = 10
 _ENLARGED = 2
-_NUM_ABREAST = 3  # of several pictures, or the page would show them smaller than others
+# Pictures beside each other, in one column and in three: more would not fit the page.
+_NUM_ABREAST, _NUM_ABREAST_OF_THREE = 4, 2
 
 
 def overview_section(summary: Mapping[str, Any], split: Split) -> tuple[str, Html]:
@@ -129,7 +130,9 @@ def _pictures_table(found: Mapping[str, Any]) -> Html:
 
 def _sheet(outcomes: Sequence[Outcome]) -> Html:
     """Returns some cases: what was shown, asked, expected and answered."""
-    rows = [_sheet_row(outcome) for outcome in evenly_spread(outcomes, _NUM_SHOWN)]
+    answers_with_pictures = any(outcome.case.pictures for outcome in outcomes)
+    abreast = _NUM_ABREAST_OF_THREE if answers_with_pictures else _NUM_ABREAST
+    rows = [_sheet_row(outcome, abreast) for outcome in evenly_spread(outcomes, _NUM_SHOWN)]
     heads = ("shown", "asked", "expected", "answered")
     if not any(len(outcome.case.prompt.images) for outcome in outcomes):
         heads, rows = heads[1:], [row[1:] for row in rows]
@@ -140,7 +143,7 @@ def _sheet(outcomes: Sequence[Outcome]) -> Html:
     )
 
 
-def _sheet_row(outcome: Outcome) -> tuple[Html | str, ...]:
+def _sheet_row(outcome: Outcome, abreast: int) -> tuple[Html | str, ...]:
     case = outcome.case
     painted: list[Picture | None] = [*outcome.pictures[: len(case.pictures)]]
     painted += [None] * (len(case.pictures) - len(painted))
@@ -148,12 +151,12 @@ def _sheet_row(outcome: Outcome) -> tuple[Html | str, ...]:
     wrong = [not score.all for score in outcome.scores]
     verdict = "" if outcome.is_said_right else "no"
     return (
-        _strip(case.prompt.images, "shown pictures"),
+        _strip(case.prompt.images, "shown pictures", abreast),
         case.prompt.text.replace(IMAGE_TAG, "").strip(),
-        page.join([_strip(case.pictures, "the real answer"), case.answer]),
+        page.join([_strip(case.pictures, "the real answer", abreast), case.answer]),
         page.join(
             [
-                _strip(painted, "pictures by the model", wrong),
+                _strip(painted, "pictures by the model", abreast, wrong),
                 page.element("span", said, class_=verdict),
             ]
         ),
@@ -161,17 +164,17 @@ def _sheet_row(outcome: Outcome) -> tuple[Html | str, ...]:
 
 
 def _strip(
-    shown: Sequence[Picture | None], description: str, wrong: Sequence[bool] | None = None
+    shown: Sequence[Picture | None],
+    description: str,
+    abreast: int,
+    wrong: Sequence[bool] | None = None,
 ) -> Html:
+    """Returns pictures in lines of `abreast`."""
     if not len(shown):
         return Html()
     wrong = [False] * len(shown) if wrong is None else wrong
-    starts = range(0, len(shown), _NUM_ABREAST)
-    row = pictures.stack(
-        [
-            pictures.row(shown[start : start + _NUM_ABREAST], wrong[start : start + _NUM_ABREAST])
-            for start in starts
-        ]
-    )
-    large = np.repeat(np.repeat(row, _ENLARGED, axis=0), _ENLARGED, axis=1)
+    starts = range(0, len(shown), abreast)
+    parts = [slice(start, start + abreast) for start in starts]
+    lines = pictures.stack([pictures.row(shown[part], wrong[part]) for part in parts])
+    large = np.repeat(np.repeat(lines, _ENLARGED, axis=0), _ENLARGED, axis=1)
     return page.image(pictures.data_uri(large), description)

@@ -54,7 +54,8 @@ def captioned_sheet(
         rows_per_line: rows beside each other.
     """
     shape = next(p.shape for row in rows for p in row.pictures if p is not None)
-    bodies = [_with_notes(row, shape) for row in rows]
+    has_notes = any(note for row in rows for note in row.notes)
+    bodies = [_body(row, shape, has_notes=has_notes) for row in rows]
     lines = [_wrap(row.caption, bodies[0].shape[1]) for row in rows]
     height = max(map(len, lines))  # of all captions, for rows stand beside each other
     blocks = [
@@ -72,16 +73,17 @@ def captioned_sheet(
     return np.concatenate([np.concatenate(line, axis=1) for line in lines])
 
 
-def _with_notes(row: Row, shape: tuple[int, ...]) -> Picture:
-    """Returns pictures side by side, a note below each."""
-    large = [
+def _body(row: Row, shape: tuple[int, ...], *, has_notes: bool) -> Picture:
+    """Returns pictures side by side, below each its note if the sheet has any."""
+    tiles = [
         _enlarge(np.full(shape, _MISSING, np.uint8) if p is None else p, _MIN_CAPTION_SIDE)
         for p in row.pictures
     ]
-    tiles = [
-        np.concatenate([picture, _text(note, picture.shape[1])])
-        for picture, note in zip(large, row.notes, strict=True)
-    ]
+    if has_notes:
+        tiles = [
+            np.concatenate([tile, _text(note, tile.shape[1])])
+            for tile, note in zip(tiles, row.notes, strict=True)
+        ]
     return _grid([tiles])
 
 

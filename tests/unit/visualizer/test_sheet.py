@@ -37,6 +37,11 @@ def test_captions_are_below_their_pictures():
         assert ink[top : top + 17].any() == has_text
 
 
+def test_no_line_is_left_free_for_notes_that_nobody_wrote():
+    sheet = captioned_sheet(["x"], [Row([np.zeros((8, 8, 3), np.uint8)], [""], "word")])
+    assert sheet.shape[0] == 17 + 2 + 128 + 2 + 17
+
+
 def test_long_captions_have_three_lines_at_most():
     picture = np.zeros((8, 8, 3), np.uint8)
     short, long, longest = (
