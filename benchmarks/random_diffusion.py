@@ -40,26 +40,6 @@ class Size:
     tower: dict
 
 
-# Its frozen networks have about the share of the FLOPs that the real ones have.
-TINY = Size(
-    picture_size=64,
-    vae_channels=(24, 40, 40),
-    unet_channels=(32, 64, 64),
-    norm_groups=4,
-    num_heads=4,
-    context_dim=32,
-    context_len=20,
-    hidden_dim=64,
-    num_tokens=16,
-    tower={
-        "hidden_size": 128,
-        "intermediate_size": 512,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 4,
-        "image_size": 64,
-        "patch_size": 8,
-    },
-)
 SD15 = Size(
     picture_size=512,
     vae_channels=(128, 256, 512, 512),
@@ -76,6 +56,28 @@ SD15 = Size(
         "num_hidden_layers": 27,
         "num_attention_heads": 16,
         "image_size": 384,
+        "patch_size": 14,
+    },
+)
+# An eighth of all widths and heads, all layers, heads as wide as they are, and a seventh of all
+# positions (sides / 2.7, rounded to what can be halved): dense layers cost width^2 x positions,
+# attention width x positions^2, so shares stay. `visualizer.py` counts them.
+TINY = Size(
+    picture_size=192,
+    vae_channels=(16, 32, 64, 64),
+    unet_channels=(40, 80, 160, 160),
+    norm_groups=4,
+    num_heads=1,
+    context_dim=96,
+    context_len=11,
+    hidden_dim=256,
+    num_tokens=9,
+    tower={
+        "hidden_size": 144,
+        "intermediate_size": 538,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 2,
+        "image_size": 140,
         "patch_size": 14,
     },
 )
@@ -104,6 +106,7 @@ def run_config(size: Size, batch_size: int, **training: object) -> VisualizerRun
         "warmup_steps": 0,
         "schedule": "linear_warmup_constant",
         "condition_drop": 0.7,
+        "max_grad_norm": None,  # as configs/visualizer_sd15.py
     }
     return VisualizerRunConfig(
         name="benchmark",

@@ -16,8 +16,8 @@ def wilson_interval(fraction: float, count: int) -> tuple[float, float]:
 
 
 def percent(fraction: float) -> str:
-    """Returns a fraction as "96.1 %"."""
-    return f"{100 * fraction:.1f} %"
+    """Returns a fraction as "96.1 %", which no line break divides."""
+    return f"{100 * fraction:.1f}\u00a0%"
 
 
 def counted(right: int, asked: int) -> str:

@@ -33,6 +33,7 @@ td img, .card img { display: block; }
 .yes { color: var(--good); font-weight: 600; white-space: nowrap; }
 .no { color: var(--bad); font-weight: 600; white-space: nowrap; }
 .number { white-space: nowrap; }
+.sheet td img { max-width: none; }
 .sheet td { border: 0; padding: .12rem 1.2rem .12rem 0; vertical-align: middle; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(13.5rem, 1fr)); gap: .9rem;
   margin: .8rem 0 1.4rem; }

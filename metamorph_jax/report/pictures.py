@@ -50,8 +50,13 @@ def row(pictures: Sequence[Picture | None], wrong: Sequence[bool] | None = None)
 
 
 def stack(rows: Sequence[Picture]) -> Picture:
-    """Returns rows of equal width below each other."""
-    spacer = np.full((_GAP, rows[0].shape[1], 3), _PAPER, np.uint8)
+    """Returns rows below each other; shorter ones end in white."""
+    width = max(line.shape[1] for line in rows)
+    rows = [
+        np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0)), constant_values=_PAPER)
+        for line in rows
+    ]
+    spacer = np.full((_GAP, width, 3), _PAPER, np.uint8)
     parts = [part for line in rows for part in (line, spacer)]
     return np.concatenate(parts[:-1])
 

@@ -22,6 +22,7 @@ from metamorph_jax.report.shapes_cases import (
 )
 from metamorph_jax.report.shapes_scoring import Outcome, judge, picture_scores, words_scores
 from metamorph_jax.report.shapes_sections import kind_section, overview_section
+from metamorph_jax.report.shapes_sheets import write_sheets
 
 # As --data says it: what is measured on. Settings are chosen on the validation split.
 DATA_NAMES: dict[str, Split] = {
@@ -40,7 +41,7 @@ def report_shapes(
     split: Split = "heldout",
     num_cases: int | None = None,
 ) -> Findings:
-    """Returns what the model makes of unseen shapes; writes all answers into the run's folder.
+    """Returns what the model makes of unseen shapes; writes answers and sheets into the run.
 
     Args:
         run: folder of the run.
@@ -69,6 +70,7 @@ def report_shapes(
         summary[kind] = _scores(kind, of_kind, repaint)
         sections.append(kind_section(of_kind, summary[kind]))
     _write_answers(run / ANSWERS_FILE, outcomes)
+    write_sheets(run, outcomes, repaint)
     rates = {
         f"{kind}_{what}": value
         for kind, found in summary.items()

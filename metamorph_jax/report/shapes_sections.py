@@ -15,6 +15,7 @@ from metamorph_jax.report.numbers import interval, percent
 from metamorph_jax.report.page import Html
 from metamorph_jax.report.shapes_cases import Picture
 from metamorph_jax.report.shapes_scoring import Outcome
+from metamorph_jax.report.shapes_sheets import evenly_spread
 
 TITLES = {
     "image_qa": "Questions about pictures",
@@ -48,6 +49,8 @@ _PAINTED = (
 )
 _NUM_SHOWN = 10
 _ENLARGED = 2
+# Pictures beside each other, in one column and in three: more would not fit the page.
+_NUM_ABREAST, _NUM_ABREAST_OF_THREE = 4, 2
 
 
 def overview_section(summary: Mapping[str, Any], split: Split) -> tuple[str, Html]:
@@ -127,16 +130,20 @@ def _pictures_table(found: Mapping[str, Any]) -> Html:
 
 def _sheet(outcomes: Sequence[Outcome]) -> Html:
     """Returns some cases: what was shown, asked, expected and answered."""
-    step = max(1, len(outcomes) // _NUM_SHOWN)
-    rows = [_sheet_row(outcome) for outcome in outcomes[::step][:_NUM_SHOWN]]
+    answers_with_pictures = any(outcome.case.pictures for outcome in outcomes)
+    abreast = _NUM_ABREAST_OF_THREE if answers_with_pictures else _NUM_ABREAST
+    rows = [_sheet_row(outcome, abreast) for outcome in evenly_spread(outcomes, _NUM_SHOWN)]
+    heads = ("shown", "asked", "expected", "answered")
+    if not any(len(outcome.case.prompt.images) for outcome in outcomes):
+        heads, rows = heads[1:], [row[1:] for row in rows]
     return page.figure(
-        page.table(("shown", "asked", "expected", "answered"), rows, class_="sheet"),
+        page.table(heads, rows, class_="sheet"),
         "Evenly spread over all cases, good or bad. A red frame: not everything that was asked for "
         "is right, or there is no picture.",
     )
 
 
-def _sheet_row(outcome: Outcome) -> tuple[Html | str, ...]:
+def _sheet_row(outcome: Outcome, abreast: int) -> tuple[Html | str, ...]:
     case = outcome.case
     painted: list[Picture | None] = [*outcome.pictures[: len(case.pictures)]]
     painted += [None] * (len(case.pictures) - len(painted))
@@ -144,12 +151,12 @@ def _sheet_row(outcome: Outcome) -> tuple[Html | str, ...]:
     wrong = [not score.all for score in outcome.scores]
     verdict = "" if outcome.is_said_right else "no"
     return (
-        _strip(case.prompt.images, "shown pictures"),
+        _strip(case.prompt.images, "shown pictures", abreast),
         case.prompt.text.replace(IMAGE_TAG, "").strip(),
-        page.join([_strip(case.pictures, "the real answer"), case.answer]),
+        page.join([_strip(case.pictures, "the real answer", abreast), case.answer]),
         page.join(
             [
-                _strip(painted, "pictures by the model", wrong),
+                _strip(painted, "pictures by the model", abreast, wrong),
                 page.element("span", said, class_=verdict),
             ]
         ),
@@ -157,10 +164,17 @@ def _sheet_row(outcome: Outcome) -> tuple[Html | str, ...]:
 
 
 def _strip(
-    shown: Sequence[Picture | None], description: str, wrong: Sequence[bool] | None = None
+    shown: Sequence[Picture | None],
+    description: str,
+    abreast: int,
+    wrong: Sequence[bool] | None = None,
 ) -> Html:
+    """Returns pictures in lines of `abreast`."""
     if not len(shown):
         return Html()
-    row = pictures.row(shown, wrong)
-    large = np.repeat(np.repeat(row, _ENLARGED, axis=0), _ENLARGED, axis=1)
+    wrong = [False] * len(shown) if wrong is None else wrong
+    starts = range(0, len(shown), abreast)
+    parts = [slice(start, start + abreast) for start in starts]
+    lines = pictures.stack([pictures.row(shown[part], wrong[part]) for part in parts])
+    large = np.repeat(np.repeat(lines, _ENLARGED, axis=0), _ENLARGED, axis=1)
     return page.image(pictures.data_uri(large), description)

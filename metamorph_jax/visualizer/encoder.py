@@ -52,13 +52,7 @@ class FrozenEncoder(nn.Module):
                 f"recipe has config.model.num_tokens={config.num_tokens}, "
                 f"token_dim={config.token_dim}"
             )
-        processor = _read_json(folder / "processor_config.json", optional=True)
-        if processor.get("image_geometry", "square") != "square" and config.view == "squash":
-            raise UserError(
-                f"{folder}/processor_config.json: its model saw pictures with "
-                f"image_geometry={processor['image_geometry']!r}, but config.model.view='squash' "
-                "shows them squeezed; use 'same_crop'"
-            )
+        _check_view(folder, config.view)
         self.image_size: int = vision.image_size
         pixels = _read_json(folder / "preprocessor_config.json", optional=True)
         for name, default in (("image_mean", [0.5] * 3), ("image_std", [0.5] * 3)):
@@ -79,6 +73,18 @@ class FrozenEncoder(nn.Module):
         if self._config.image_token_reduction == "interpolation":
             tokens = resize_tokens(tokens, self._config.num_image_tokens)
         return F.normalize(tokens, dim=-1, eps=1e-12) if self._config.normalize_vision else tokens
+
+
+def _check_view(folder: Path, view: str) -> None:
+    """Compares what the model saw of pictures that are not square with the recipe."""
+    file = folder / "processor_config.json"
+    geometry = _read_json(file, optional=True).get("image_geometry", "square")
+    fitting = {"square": ("squash", "same_crop"), "pad": ("pad", "same_crop")}
+    if view not in (known := fitting.get(geometry, ("same_crop",))):
+        raise UserError(
+            f"{file}: its model saw pictures with image_geometry={geometry!r}, but "
+            f"config.model.view={view!r} shows them otherwise; use {' or '.join(map(repr, known))}"
+        )
 
 
 def _read_config(folder: Path) -> MetaMorphConfig:

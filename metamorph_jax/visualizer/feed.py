@@ -24,7 +24,7 @@ from metamorph_jax.visualizer.diffusion import Noise, draw_noise
 from metamorph_jax.visualizer.latent_cache import LatentCache
 from metamorph_jax.visualizer.latents import PixelLatents
 from metamorph_jax.visualizer.order import batch_indices
-from metamorph_jax.visualizer.pictures import Pictures, middle_square, squashed
+from metamorph_jax.visualizer.pictures import Pictures, painted_square, seen_square
 from metamorph_jax.visualizer.quarantine import Complaint
 from metamorph_jax.visualizer.schema import VisualizerRunConfig
 
@@ -181,10 +181,10 @@ class Feed(Dataset):
             return found
         image = data.pictures.open(index)
         if data.features is None:
-            view = squashed if model.view == "squash" else middle_square
-            found["seen"] = torch.from_numpy(view(image, data.encoder_size).copy())
+            seen = seen_square(image, data.encoder_size, model.view)
+            found["seen"] = torch.from_numpy(seen.copy())
         if data.latents is None:
-            square = middle_square(image, model.latents.picture_size)
+            square = painted_square(image, model.latents.picture_size, model.view)
             found["squares"] = torch.from_numpy(square.copy())
         return found
 

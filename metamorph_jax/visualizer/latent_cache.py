@@ -26,13 +26,14 @@ from metamorph_jax.data.faults import BadSample
 from metamorph_jax.errors import UserError
 from metamorph_jax.typing import Float
 from metamorph_jax.visualizer.latents import VaeLatents
-from metamorph_jax.visualizer.pictures import Pictures, middle_square
+from metamorph_jax.visualizer.pictures import Pictures, painted_square
 from metamorph_jax.visualizer.schema import LatentsConfig
 
 PICTURES_PER_FILE = 1024  # 64 MiB at the size of Stable Diffusion
 _BATCH_SIZE = 16
 _MAX_OPEN = 256  # files; each holds a descriptor
-_ROUTE = "float32 posterior mean, bicubic middle square"  # change it with the arithmetic
+_ROUTE = "float32 posterior mean, bicubic middle square"  # change them with the arithmetic
+_PADDED_ROUTE = "float32 posterior mean, bicubic, padded with grey"
 
 
 class LatentCache:
@@ -71,6 +72,7 @@ def build_cache(
     config: LatentsConfig,
     vae_fingerprint: str,
     *,
+    view: str = "squash",
     num_workers: int = 0,
     share: tuple[int, int] = (0, 1),
     report: Callable[[int], None] = lambda count: None,
@@ -83,6 +85,7 @@ def build_cache(
         codec: the frozen autoencoder.
         config: the latents' size.
         vae_fingerprint: of the autoencoder.
+        view: of the recipe's model; "pad" shows the autoencoder more than the middle.
         num_workers: processes that decode pictures.
         share: (number of this process, processes in all); each makes every n-th file.
         report: is told how many pictures are done.
@@ -90,13 +93,13 @@ def build_cache(
     Raises:
         UserError: the disk is full or not writable; what was finished stays.
     """
-    key = _key(pictures, config, vae_fingerprint)
+    key = _key(pictures, config, vae_fingerprint, view)
     place = folder / key
     numbers = range(share[0], math.ceil(len(pictures) / PICTURES_PER_FILE), share[1])
     missing = [number for number in numbers if not _is_whole(_file(place, number))]
     try:
         place.mkdir(parents=True, exist_ok=True)
-        loader = _loader(pictures, missing, config.picture_size, num_workers)
+        loader = _loader(_Squares(pictures, config.picture_size, view), missing, num_workers)
         for number in missing:
             _write(_file(place, number), loader, _members(pictures, number), codec)
             report(min((number + 1) * PICTURES_PER_FILE, len(pictures)))
@@ -108,27 +111,24 @@ def build_cache(
 class _Squares(Dataset):
     """Pictures as the autoencoder sees them: (uint8 pixels, whether they are of no use)."""
 
-    def __init__(self, pictures: Pictures, size: int):
-        self._pictures, self._size = pictures, size
+    def __init__(self, pictures: Pictures, size: int, view: str):
+        self.pictures, self._size, self._view = pictures, size, view
 
     def __getitem__(self, index: int) -> tuple[Tensor, bool]:
         try:
-            square = middle_square(self._pictures.open(index), self._size)
+            square = painted_square(self.pictures.open(index), self._size, self._view)
         except BadSample:
             return torch.zeros((self._size, self._size, 3), dtype=torch.uint8), True
         return torch.from_numpy(square.copy()), False
 
 
-def _loader(
-    pictures: Pictures, missing: list[int], size: int, num_workers: int
-) -> Iterator[list[Tensor]]:
+def _loader(squares: _Squares, missing: list[int], num_workers: int) -> Iterator[list[Tensor]]:
     """Returns batches of all pictures of the missing files; a batch is of one file."""
     batches = [
         members[start : start + _BATCH_SIZE]
-        for members in (_members(pictures, number) for number in missing)
+        for members in (_members(squares.pictures, number) for number in missing)
         for start in range(0, len(members), _BATCH_SIZE)
     ]
-    squares = _Squares(pictures, size)
     return iter(DataLoader(squares, batch_sampler=batches, num_workers=num_workers))
 
 
@@ -153,10 +153,11 @@ def _members(pictures: Pictures, number: int) -> range:
     return range(begin, min(begin + PICTURES_PER_FILE, len(pictures)))
 
 
-def _key(pictures: Pictures, config: LatentsConfig, vae_fingerprint: str) -> str:
+def _key(pictures: Pictures, config: LatentsConfig, vae_fingerprint: str, view: str) -> str:
     names = hashlib.sha256(pictures.names.bytes.tobytes()).hexdigest()
     size = [config.channels, config.size, config.picture_size]
-    facts = json.dumps([vae_fingerprint, names, size, _ROUTE])
+    route = _PADDED_ROUTE if view == "pad" else _ROUTE
+    facts = json.dumps([vae_fingerprint, names, size, route])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 

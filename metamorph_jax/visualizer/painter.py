@@ -61,8 +61,9 @@ class Painter:
         self._pipeline = create_pipeline(visualizer, scheduler, safety)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         places = (device,) if settings.dtype == "float32" else (device, _HALVES[settings.dtype])
-        for module in (self.visualizer, self._pipeline):  # the VAE is in the pipeline only
-            module.to(*places)
+        for module in (self.visualizer, visualizer.vae, safety and safety.checker):
+            if module is not None:  # not the pipeline's own `to`, which warns of halves as such
+                torch.nn.Module.to(module, *places)
         self.settings = _complete(settings, visualizer, type(scheduler).__name__)
         self._check()
 

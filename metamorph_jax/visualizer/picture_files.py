@@ -131,7 +131,8 @@ def write_pictures(
         UserError: the folder cannot be written.
     """
     settings, count = painter.settings, len(tokens)
-    common = dict(origin) | {"steps": str(settings.num_steps), "scheduler": settings.scheduler}
+    how = {"steps": settings.num_steps, "scheduler": settings.scheduler, "dtype": settings.dtype}
+    common = dict(origin) | {key: str(value) for key, value in how.items()}
     names_seed, names_guidance = len(settings.seeds) > 1, len(settings.guidance) > 1
     entries: list[dict[str, Any]] = []
     columns: dict[str, Shaped[np.ndarray, "count height width 3"]] = {}

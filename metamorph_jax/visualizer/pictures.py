@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from metamorph_jax.data import image_files
+from metamorph_jax.data.geometry import GREY, pad_to_square
 from metamorph_jax.errors import UserError
 from metamorph_jax.typing import Shaped
 
@@ -105,6 +106,18 @@ def names_in_metadata(metadata: dict[str, str], count: int, file: Path) -> Names
     if len(paths) != count:
         raise UserError(f"{file}: features of {count} pictures, but {len(paths)} image paths")
     return Names.of(paths)
+
+
+def seen_square(image: Image.Image, size: int, view: str) -> Shaped[np.ndarray, "size size 3"]:
+    """Returns what the encoder sees of a picture, at another size; `view` as in schema.py."""
+    return squashed(image, size) if view == "squash" else painted_square(image, size, view)
+
+
+def painted_square(image: Image.Image, size: int, view: str) -> Shaped[np.ndarray, "size size 3"]:
+    """Returns what the autoencoder sees of a picture, at another size."""
+    if view != "pad":
+        return middle_square(image, size)
+    return squashed(pad_to_square(image, GREY), size)
 
 
 def middle_square(image: Image.Image, size: int) -> Shaped[np.ndarray, "size size 3"]:

@@ -26,7 +26,7 @@ from metamorph_jax.typing import Bool, Float, Shaped
 from metamorph_jax.visualizer.dataset import read_tokens
 from metamorph_jax.visualizer.painter import Painter
 from metamorph_jax.visualizer.picture_files import CHECKPOINT, check_tokens, fingerprint, write_png
-from metamorph_jax.visualizer.pictures import middle_square
+from metamorph_jax.visualizer.pictures import painted_square
 from metamorph_jax.visualizer.sheet import Row, captioned_sheet
 
 HEADINGS = ("original", "encoded, painted", "predicted, painted")
@@ -103,8 +103,8 @@ def reconstruct(
     found = read_predictions(file)
     for tokens in (found.encoded, found.predicted):
         check_tokens(painter, tokens, found.metadata, f"{file}", visualizer)
-    side = painter.settings.size
-    originals = np.stack([read_square(path, side) for path in found.images])
+    side, view = painter.settings.size, painter.visualizer.config.view
+    originals = np.stack([read_square(path, side, view) for path in found.images])
     guidance, seed = painter.settings.guidance[0], painter.settings.seeds[0]
     seeds = range(seed, seed + len(originals))  # the same noise on both sides
     encoded = painter.paint(found.encoded, guidance, seeds).pictures
@@ -113,6 +113,7 @@ def reconstruct(
         "guidance": guidance,
         "steps": painter.settings.num_steps,
         "scheduler": painter.settings.scheduler,
+        "dtype": painter.settings.dtype,
         "seed": seed,
         "visualizer_fingerprint": fingerprint(visualizer),
         CHECKPOINT: found.metadata.get(CHECKPOINT, ""),
@@ -142,14 +143,14 @@ def show_in_tensorboard(folder: Path, sheet: Path, numbers: dict[str, Any]) -> N
     events.close()
 
 
-def read_square(path: Path, side: int) -> Shaped[np.ndarray, "side side 3"]:
-    """Returns the square in the middle of an image file, as uint8 RGB.
+def read_square(path: Path, side: int, view: str) -> Shaped[np.ndarray, "side side 3"]:
+    """Returns an image file as a visualizer of this `view` would paint it, as uint8 RGB.
 
     Raises:
         UserError: it is missing or no image.
     """
     data = image_files.read_file(str(path.absolute()), "/", "predictions")
-    return middle_square(image_files.decode(data, f"{path}"), side)
+    return painted_square(image_files.decode(data, f"{path}"), side, view)
 
 
 def cosine(

@@ -134,7 +134,8 @@ class VisualizerConfig:
             (77 in Stable Diffusion 1.5).
         unet: sizes of a U-Net with fresh weights; None: it is the Stable Diffusion folder's.
         view: what the encoder sees of a picture that is not square. `squash`: all of it, squeezed,
-            as released; `same_crop`: the square in the middle, which is what latents show.
+            as released; `same_crop`: the square in the middle, which is what latents show; `pad`:
+            all of it on a square of grey, which latents show, too.
     """
 
     num_tokens: int
@@ -145,7 +146,7 @@ class VisualizerConfig:
     unet: UNetConfig | None = None
     latents: LatentsConfig
     diffusion: DiffusionConfig = DiffusionConfig()
-    view: Literal["squash", "same_crop"] = "squash"
+    view: Literal["squash", "same_crop", "pad"] = "squash"
 
     @property
     def num_projected(self) -> int:

@@ -15,6 +15,7 @@ _INK, _MISSING = 235, 96
 _MIN_SIDE = 64  # smaller pictures are enlarged, pixel by pixel, or nobody sees anything
 _MIN_CAPTION_SIDE = 128  # room for a few words
 _TEXT_SIZE, _LINE = 13, 17  # pixels
+_MAX_CAPTION_LINES = 3
 
 Picture = Shaped[np.ndarray, "height width 3"]
 
@@ -53,7 +54,14 @@ def captioned_sheet(
         rows_per_line: rows beside each other.
     """
     shape = next(p.shape for row in rows for p in row.pictures if p is not None)
-    blocks = [_captioned(row, shape) for row in rows]
+    has_notes = any(note for row in rows for note in row.notes)
+    bodies = [_body(row, shape, has_notes=has_notes) for row in rows]
+    lines = [_wrap(row.caption, bodies[0].shape[1]) for row in rows]
+    height = max(map(len, lines))  # of all captions, for rows stand beside each other
+    blocks = [
+        _with_caption(body, said + [""] * (height - len(said)))
+        for body, said in zip(bodies, lines, strict=True)
+    ]
     width = (blocks[0].shape[1] - _ROW_GAP) // len(headings)
     head = np.concatenate([_text(heading, width) for heading in headings], axis=1)
     head = _pad(head, blocks[0].shape[1])
@@ -65,19 +73,38 @@ def captioned_sheet(
     return np.concatenate([np.concatenate(line, axis=1) for line in lines])
 
 
-def _captioned(row: Row, shape: tuple[int, ...]) -> Picture:
-    """Returns pictures, a note below each, and a caption below them all."""
-    large = [
+def _body(row: Row, shape: tuple[int, ...], *, has_notes: bool) -> Picture:
+    """Returns pictures side by side, below each its note if the sheet has any."""
+    tiles = [
         _enlarge(np.full(shape, _MISSING, np.uint8) if p is None else p, _MIN_CAPTION_SIDE)
         for p in row.pictures
     ]
-    tiles = [
-        np.concatenate([picture, _text(note, picture.shape[1])])
-        for picture, note in zip(large, row.notes, strict=True)
-    ]
-    body = _grid([tiles])
-    block = np.concatenate([body, _text(row.caption, body.shape[1])])
+    if has_notes:
+        tiles = [
+            np.concatenate([tile, _text(note, tile.shape[1])])
+            for tile, note in zip(tiles, row.notes, strict=True)
+        ]
+    return _grid([tiles])
+
+
+def _with_caption(body: Picture, lines: Sequence[str]) -> Picture:
+    """Returns pictures with lines of text below, and the gap on the right."""
+    block = np.concatenate([body, *(_text(line, body.shape[1]) for line in lines)])
     return _pad(block, block.shape[1] + _ROW_GAP)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Returns text in lines of at most `width` pixels; the last one holds what is left over."""
+    font = ImageFont.load_default(_TEXT_SIZE)
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        is_full = font.getlength(longer) > width - 2 * _GAP and lines[-1] != ""
+        if is_full and len(lines) < _MAX_CAPTION_LINES:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def _enlarge(picture: Picture, min_side: int) -> Picture:

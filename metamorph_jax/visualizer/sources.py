@@ -107,6 +107,7 @@ def _build(
         codec,
         config.model.latents,
         parts.vae_fingerprint,
+        view=config.model.view,
         num_workers=config.data.num_workers,
         share=share,
         report=progress.update if share[0] == 0 else lambda count: None,

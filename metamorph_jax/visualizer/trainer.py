@@ -96,9 +96,8 @@ class Trainer:
         training = self._config.training
         self._optimizer.zero_grad()
         loss = sum(self._backward(rows, is_last=rows is batch[-1]) for rows in batch)
-        (loss,) = self.add_up([loss])
-        limit = math.inf if training.max_grad_norm is None else training.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), limit).item()
+        norm = self._clip_gradients()
+        (loss,), norm = self.add_up([loss]), norm.item()
         learning_rate = training.learning_rate * self._multiplier(self.step)
         if not math.isfinite(loss + norm):
             raise UserError(
@@ -113,6 +112,14 @@ class Trainer:
             self._averages.step(self._trained.values())
         self.step += 1
         return {"loss": loss, "grad_norm": norm, "learning_rate": learning_rate}
+
+    def _clip_gradients(self) -> Float[Tensor, ""]:
+        """Limits the global norm of the gradients; returns what it was."""
+        gradients = [p.grad for p in self._trained.values() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if (limit := self._config.training.max_grad_norm) is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._trained.values(), limit, norm)
+        return norm
 
     @torch.no_grad()
     def evaluate(self, batch: Sequence[Rows]) -> float:

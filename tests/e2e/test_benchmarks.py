@@ -65,7 +65,7 @@ def test_compile_cache_benchmark():
 
 def test_visualizer_benchmarks():
     output = run("visualizer.py", "--repeats=1", "--steps=1")
-    assert "parity  1 losses" in output
+    assert "parity  2 losses" in output
     output = run("gpu/visualizer.py", "--size=tiny", "--batch_size=2", "--steps=1", "--no_compile")
     assert "parity" in output
     assert "DPM++, 20 steps" in output

@@ -13,6 +13,7 @@ from metamorph_jax import convert
 from metamorph_jax.errors import UserError
 from metamorph_jax.visualizer import asking, paint
 from metamorph_jax.visualizer.picture_files import fingerprint
+from tests import tolerances
 from tests.drawing_run import write_drawing_run, write_visualizer
 
 QUICK = ("--steps=3", "--seeds=4")
@@ -46,13 +47,14 @@ def test_run_export_and_token_file_give_the_same_picture(world, tmp_path, images
     assert text["seed"] == "4"
     assert text["visualizer_fingerprint"] == fingerprint(world / "run/visualizer")
     theirs, their_text = run_paint(tmp_path / "hf", *flags, **asked, checkpoint=world / "hf")
-    # Two programs' sums differ by rounding, which may tip a level of 255.
+    # Two libraries' sums differ by rounding, which may tip a pixel to the next of 255 levels.
     assert np.abs(ours - theirs).max() <= 1
+    assert (ours != theirs).mean() <= 0.05
     assert ours.std() > 1
     assert len(their_text["checkpoint_fingerprint"]) == 64
     assert their_text["checkpoint_fingerprint"] != text["checkpoint_fingerprint"]
     found = [load_file(tmp_path / name / "visual_tokens.safetensors") for name in ("run", "hf")]
-    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+    torch.testing.assert_close(*found, rtol=0, atol=tolerances.FLOAT32_REORDERED)
     file = {"tokens": tmp_path / "run/visual_tokens.safetensors"}
     again, file_text = run_paint(tmp_path / "file", visualizer=asked["visualizer"], **file)
     np.testing.assert_array_equal(again, ours)

@@ -179,6 +179,6 @@ def test_sheets_show_every_digit(folder, splits, reader):
         [digits_sections.summary_section(summary, 360), digits_sections.controls_section(summary)],
     )
     text = PageReader(written).text
-    assert "97.0 % (349 of 360)" in text
-    assert "98.9 %" in text
+    assert "97.0\u00a0% (349 of 360)" in text
+    assert "98.9\u00a0%" in text
     assert text.count("✗ no") >= 2  # these pictures do not follow their prompts

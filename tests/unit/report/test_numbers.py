@@ -12,6 +12,6 @@ def test_wilson_interval_matches_a_textbook_case():
 
 
 def test_texts():
-    assert counted(346, 360) == "96.1 % (346 of 360)"
-    assert counted(0, 0) == "0.0 % (0 of 0)"
+    assert counted(346, 360) == "96.1\u00a0% (346 of 360)"
+    assert counted(0, 0) == "0.0\u00a0% (0 of 0)"
     assert interval(0.5, 100).split() == ["40.4", "to", "59.6", "%"]

@@ -2,14 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from metamorph_jax.data.small_tokenizer import train_tokenizer
 from metamorph_jax.errors import UserError
 from metamorph_jax.metrics.writers import MetricWriter
 from metamorph_jax.report.__main__ import main
-from metamorph_jax.report.shapes_cases import KINDS
+from metamorph_jax.report.shapes_cases import KINDS, load_cases
+from metamorph_jax.report.shapes_scoring import judge
 from metamorph_jax.report.shapes_sections import TITLES
+from metamorph_jax.report.shapes_sheets import _verdict
 from tests.tiny_run import tiny_config, write_tiny_run
 from tests.unit.report.page_reader import PageReader
 
@@ -41,6 +45,24 @@ def test_the_page_shows_every_kind(tmp_path, capsys):
     answers = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
     assert len(answers) == 6 * 2 and {answer["kind"] for answer in answers} == set(KINDS)
     assert "image qa accuracy" in capsys.readouterr().out
+    sheets = sorted(path.stem for path in (run / "pictures").iterdir())
+    assert sheets == ["shapes_image_to_image", "shapes_text_to_image", "shapes_visual_thinking"]
+    with Image.open(run / "pictures/shapes_text_to_image.png") as sheet:
+        pixels = np.asarray(sheet)
+    (case, *_) = load_cases("text_to_image", "heldout", 2)
+    (original,) = case.pictures  # below the heading, each pixel four times as large
+    top, left = 19, 2
+    shown = pixels[top : top + 128 : 4, left : left + 128 : 4]
+    np.testing.assert_array_equal(shown, original)
+
+
+def test_a_sheet_says_what_is_wrong():
+    (case, *_) = load_cases("text_to_image", "heldout", 1)
+    right = judge(case, "", list(case.pictures))
+    assert _verdict(right) == "right"
+    assert _verdict(judge(case, "", [])) == "no picture"
+    empty = [np.zeros_like(case.pictures[0])]
+    assert _verdict(judge(case, "", empty)).startswith("wrong: count, color, shape")
 
 
 def test_settings_are_chosen_on_other_samples(tmp_path):

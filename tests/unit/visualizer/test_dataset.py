@@ -85,9 +85,13 @@ def test_encoder_is_read_from_the_metadata(features, tmp_path):
 def test_features_of_another_view_are_refused(features):
     rewrite(features, paths=NAMES, view="squash")
     load(features)
-    same_crop = dataclasses.replace(MODEL, view="same_crop")
-    with pytest.raises(UserError, match=r"features of view 'squash', .*view='same_crop'"):
-        load(features, same_crop)
+    for view in ("same_crop", "pad"):
+        other = dataclasses.replace(MODEL, view=view)
+        with pytest.raises(UserError, match=f"features of view 'squash', .*view='{view}'"):
+            load(features, other)
+        rewrite(features, paths=NAMES, view=view)
+        load(features, other)
+        rewrite(features, paths=NAMES, view="squash")
 
 
 def test_rows_that_are_not_finite_are_bad(features):

@@ -1,5 +1,6 @@
 """The tower of an exported MetaMorph, alone, against the exported model itself."""
 
+import dataclasses
 import json
 import shutil
 
@@ -57,6 +58,14 @@ def changed(file, **values):
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
+def test_padded_pictures_belong_to_a_model_that_saw_such(folder):
+    padded = dataclasses.replace(MODEL, view="pad")
+    with pytest.raises(UserError, match=r"image_geometry='square', but config.model.view='pad'"):
+        FrozenEncoder(folder, padded)
+    (folder / "processor_config.json").write_text('{"image_geometry": "pad"}')
+    assert FrozenEncoder(folder, padded).image_size == 12
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -67,7 +76,8 @@ def changed(file, **values):
         (lambda f: changed(f / "config.json", num_image_tokens=9), "9 visual tokens of width 6"),
         (
             lambda f: (f / "processor_config.json").write_text('{"image_geometry": "pad"}'),
-            "image_geometry='pad', but config.model.view='squash'",
+            "image_geometry='pad', but config.model.view='squash' shows them otherwise; "
+            "use 'pad' or 'same_crop'",
         ),
     ],
 )

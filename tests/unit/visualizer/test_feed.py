@@ -51,7 +51,7 @@ def test_a_batch_that_does_not_divide_is_told(data):
         Feed(data, RUN, (0, 3))
 
 
-@pytest.mark.parametrize(("view", "same"), [("squash", False), ("same_crop", True)])
+@pytest.mark.parametrize(("view", "same"), [("squash", False), ("same_crop", True), ("pad", True)])
 def test_views_of_a_wide_picture(tmp_path, view, same):
     sources = write_data(tmp_path, size=(32, 16))
     model = dataclasses.replace(SD_RUN.model, view=view)
@@ -60,6 +60,8 @@ def test_views_of_a_wide_picture(tmp_path, view, same):
     (rows,) = next(Feed(data, dataclasses.replace(SD_RUN, model=model)).steps(0, 1))
     assert rows.seen.shape == rows.squares.shape == (4, 16, 16, 3)
     assert torch.equal(rows.seen, rows.squares) == same
+    has_borders = (rows.squares[:, [0, -1]] == 127).all() and (rows.squares[:, 5:11] != 127).any()
+    assert has_borders == (view == "pad")
 
 
 def test_bad_pictures_leave_their_place_empty(tmp_path):

@@ -12,7 +12,7 @@ from metamorph_jax.visualizer import latent_cache
 from metamorph_jax.visualizer.latent_cache import build_cache
 from metamorph_jax.visualizer.latents import create_latents
 from metamorph_jax.visualizer.parts import load_parts
-from metamorph_jax.visualizer.pictures import find_pictures, middle_square
+from metamorph_jax.visualizer.pictures import find_pictures, middle_square, painted_square
 from tests import tolerances
 from tests.visualizer_files import SD_MODEL, write_data, write_stable_diffusion
 
@@ -49,6 +49,18 @@ def test_latents_are_those_of_the_codec(tmp_path, pictures, codec):
         square = torch.from_numpy(middle_square(pictures.open(index), 16).copy())[None]
         difference = cache.row(index) - codec.encode(square)[0]
         assert difference.abs().max() <= tolerances.FLOAT32_REORDERED
+
+
+def test_padded_pictures_have_latents_of_their_own(tmp_path, pictures, codec):
+    middle, same = (build(tmp_path, pictures, codec, view=view) for view in ("squash", "same_crop"))
+    assert len(files(tmp_path)) == 3
+    padded = build(tmp_path, pictures, codec, view="pad")
+    assert len(files(tmp_path)) == 6
+    square = torch.from_numpy(painted_square(pictures.open(3), 16, "pad").copy())[None]
+    difference = padded.row(3) - codec.encode(square)[0]
+    assert difference.abs().max() <= tolerances.FLOAT32_REORDERED
+    assert not torch.allclose(padded.row(3), middle.row(3), atol=1e-2)
+    assert torch.equal(same.row(3), middle.row(3))
 
 
 def test_processes_share_the_work_and_workers_change_nothing(tmp_path, pictures, codec):

@@ -1,5 +1,7 @@
 """From visual tokens to pixels."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from metamorph_jax.visualizer.painter import Painter
 from metamorph_jax.visualizer.parts import load_parts
 from metamorph_jax.visualizer.sampling import load_safety
 from metamorph_jax.visualizer.settings import PaintSettings
+from tests import tolerances
 from tests.safety_checker import write_safety
 from tests.visualizer_files import MODEL, SD_MODEL, write_stable_diffusion
 
@@ -75,12 +78,37 @@ def test_a_vae_decodes_to_the_size_asked_for(stable_diffusion, size, side):
     assert painted.pictures.std() > 0
 
 
+@pytest.mark.parametrize(
+    ("dtype", "limit"),
+    [
+        ("bfloat16", tolerances.BFLOAT16_PICTURE_LEVELS),
+        ("float16", tolerances.FLOAT16_PICTURE_LEVELS),
+    ],
+)
+@pytest.mark.parametrize("kind", ["pixels", "vae"])
+def test_halves_paint_nearly_the_same_pictures(stable_diffusion, capfd, kind, dtype, limit):
+    def paint(name):
+        settings = PaintSettings(num_steps=8, dtype=name)
+        model, guidance = pixels(num_steps=8, dtype=name), 1.0
+        if kind == "vae":
+            model, guidance = Painter(copy.deepcopy(stable_diffusion), settings), 7.5
+        return model.paint(TOKENS, guidance, range(5)).pictures.astype(int)
+
+    whole, half = paint("float32"), paint(dtype)
+    assert half.dtype == int and whole.std() > 20
+    assert 0 < np.abs(half - whole).max() <= limit
+    # Diffusers has warnings about halves that do not apply.
+    assert "float" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("objects", [True, False])
 def test_what_the_safety_checker_objects_to_is_black_and_said_so(
-    stable_diffusion, tmp_path, objects
+    stable_diffusion, tmp_path, objects, dtype
 ):
     write_safety(tmp_path, objects_to_all=objects)
-    model = Painter(stable_diffusion, PaintSettings(num_steps=1), load_safety(tmp_path))
+    settings, safety = PaintSettings(num_steps=1, dtype=dtype), load_safety(tmp_path)
+    model = Painter(copy.deepcopy(stable_diffusion), settings, safety)
     painted = model.paint(TOKENS[:2], 1.0, [0, 1])
     assert painted.is_flagged.tolist() == [objects] * 2
     assert (painted.pictures.max() == 0) == objects

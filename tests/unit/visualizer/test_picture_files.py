@@ -48,6 +48,7 @@ def test_pictures_are_what_the_painter_paints(model, run, tmp_path):
                 "guidance": "2.0",
                 "steps": "3",
                 "scheduler": "DDIMScheduler",
+                "dtype": "float32",
                 "seed": str(5 + index),
                 "visualizer_fingerprint": fingerprint(run),
             }

@@ -11,6 +11,8 @@ from metamorph_jax.visualizer.pictures import (
     Pictures,
     find_pictures,
     middle_square,
+    painted_square,
+    seen_square,
     squashed,
 )
 
@@ -77,6 +79,14 @@ def test_same_crop_keeps_the_middle_and_squash_keeps_all():
     assert whole[4, 8].tolist() == [0, 0, 255]
 
 
-def test_a_square_is_the_same_in_both():
+def test_pad_keeps_all_and_its_shape():
+    padded = painted_square(striped(90, 30), 9, "pad")
+    assert (padded[[0, 8]] == 127).all()
+    assert padded[4, [0, 4, 8]].tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    assert np.array_equal(seen_square(striped(90, 30), 9, "pad"), padded)
+
+
+def test_a_square_is_the_same_in_all():
     square = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8))
     assert np.array_equal(middle_square(square, 12), squashed(square, 12))
+    assert np.array_equal(painted_square(square, 12, "pad"), squashed(square, 12))

@@ -113,7 +113,9 @@ def test_originals_are_cut_to_the_square_in_the_middle(tmp_path):
     pixels = np.zeros((8, 24, 3), np.uint8)
     pixels[:, 8:16] = 200
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    assert (read_square(tmp_path / "wide.png", 8) == 200).all()
+    assert (read_square(tmp_path / "wide.png", 8, "squash") == 200).all()
+    padded = read_square(tmp_path / "wide.png", 8, "pad")
+    assert (padded[0] == 127).all() and (padded[3:5, 3:5] >= 200).all()
 
 
 def test_tensorboard_shows_sheet_and_cosines(painter, run, tmp_path):

@@ -37,10 +37,27 @@ def test_captions_are_below_their_pictures():
         assert ink[top : top + 17].any() == has_text
 
 
-def test_long_captions_are_cut():
+def test_no_line_is_left_free_for_notes_that_nobody_wrote():
+    sheet = captioned_sheet(["x"], [Row([np.zeros((8, 8, 3), np.uint8)], [""], "word")])
+    assert sheet.shape[0] == 17 + 2 + 128 + 2 + 17
+
+
+def test_long_captions_have_three_lines_at_most():
     picture = np.zeros((8, 8, 3), np.uint8)
-    short, long = (captioned_sheet(["x"], [Row([picture], ["n"], "word " * n)]) for n in (3, 300))
-    assert short.shape == long.shape
+    short, long, longest = (
+        captioned_sheet(["x"], [Row([picture], ["n"], "word " * n)] * 2) for n in (3, 9, 300)
+    )
+    assert long.shape == longest.shape
+    assert long.shape[0] == short.shape[0] + 2 * 2 * 17
+    np.testing.assert_array_equal(longest[-17 * 3 : -17], long[-17 * 3 : -17])
+    assert (longest[-17:] != long[-17:]).any()  # ends with an ellipsis
+
+
+def test_rows_beside_each_other_have_captions_of_one_height():
+    pictures = [np.zeros((8, 8, 3), np.uint8)]
+    rows = [Row(pictures, ["n"], "word"), Row(pictures, ["n"], "word " * 9)]
+    sheet = captioned_sheet(["x"], rows, rows_per_line=2)
+    assert sheet.shape == (17 + 2 + 128 + 17 + 2 + 3 * 17, 2 * (132 + 12), 3)
 
 
 def test_rows_stand_beside_each_other():
