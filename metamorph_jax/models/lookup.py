@@ -1,8 +1,9 @@
-"""Rows of an embedding table on a mesh where devices share rows of the batch.
+"""Rows of an embedding table whose width is split over the devices of `fsdp` and `context`.
 
-The width of a table is split over `fsdp` and `context`. Without `context`, the compiler looks up
-every device's slice of all rows and exchanges slices for whole rows, which moves no more than the
-result. With it, it gathers the result everywhere instead; so that exchange is written out here.
+Each device looks up its slice of all rows and exchanges slices for whole rows, which moves no more
+than the result; in the backward pass gradients go the same way, and each device adds up those of
+its slice. Left to the compiler, the gradient of the whole table is summed over all devices in
+float32, and with `context` the result is gathered everywhere.
 """
 
 import jax
@@ -28,7 +29,7 @@ def look_up(
         axes: logical names of the table's dimensions.
         dtype: of the result.
     """
-    if not _shares_rows(table, ids, axes):
+    if not _is_split(table, ids, axes):
         return jnp.take(table, ids, axis=0, mode="fill").astype(dtype)
     size, tensor = table.shape[0], jax.sharding.get_abstract_mesh().shape["tensor"]
 
@@ -53,10 +54,10 @@ def _own(ids: Int[Array, "B T"], num_rows: int) -> Int[Array, "B T"]:
     return jnp.where(own >= 0, own, num_rows)
 
 
-def _shares_rows(table: Array, ids: Array, axes: tuple[str, str]) -> bool:
-    """Whether devices share rows, and table and rows divide over all of them."""
+def _is_split(table: Array, ids: Array, axes: tuple[str, str]) -> bool:
+    """Whether the width is split, and table and rows divide over all devices."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape["context"] == 1 or ids.ndim != 2:
+    if mesh.empty or mesh.shape["fsdp"] * mesh.shape["context"] == 1 or ids.ndim != 2:
         return False
     sizes, rules = mesh.shape, DEFAULT_RULES
     rows = sizes["data"] * sizes["fsdp"]
