@@ -1,6 +1,6 @@
 """Memory that one device needs for a stage, by arithmetic: what follows from shapes alone.
 
-    state          parameters and optimiser, split over the devices
+    state          parameters and optimiser, split over the devices as the rules say
     gradients      of the trained part, split like it
     casts          the decoder's weights in the dtype that is computed in, still split: they are
                    cast once, outside the loop over layers
@@ -8,26 +8,33 @@
     at work        the largest of three moments that never coincide: a block going backwards, the
                    loss, the vision tower
 
-What each moment holds was read from programs compiled for TPUs; docs/scaling.md has both side by
-side. The gaps that an allocator leaves between arrays are not in it, `plan` measures them.
+The last two are in `activations.py`. docs/scaling.md has the sums beside compiled programs. The
+gaps that an allocator leaves between arrays, and what tiles pad, are not in it: `plan` measures
+them.
 """
+
+import math
 
 import jax
 import numpy as np
-import optax
 
-from metamorph_jax.config.schema_model import LlamaConfig, ModelConfig
+from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.config.schema_run import StageConfig
-from metamorph_jax.models.attend import SCAN_ABOVE
-from metamorph_jax.ops.attention import causal_block_size
-from metamorph_jax.ops.attention_kernels import _FUSED_BACKWARD_MAX_LEN, block_size
+from metamorph_jax.models.init import logical_axes
 from metamorph_jax.optim.optimizer import make_optimizer
 from metamorph_jax.optim.selection import Selection
+from metamorph_jax.sharding.rules import spec_for
+from metamorph_jax.training.activations import (
+    around_bytes,
+    block_bytes,
+    kept_bytes,
+    loss_bytes,
+    tower_bytes,
+)
 from metamorph_jax.training.state import stored_params
 from metamorph_jax.trees import flatten
 from metamorph_jax.typing import PyTree
 
-_FLOAT32_BYTES = 4
 _BLOCKS = "language_model/blocks"
 
 
@@ -45,169 +52,79 @@ def estimate_memory(
         stage: the stage.
         params: abstract parameters.
         selection: the trained part.
-        mesh: devices per axis; parameters and optimiser state are taken to divide evenly.
+        mesh: devices per axis; optimiser state is taken to lie like its parameters.
     """
     tensor, context = mesh["tensor"], mesh.get("context", 1)
-    shards = mesh["fsdp"] * context * tensor
+    shards = _num_shards(model, params, mesh)
     trained = jax.eval_shape(selection.split, params)
     stored = stored_params(params, selection, stage.frozen_dtype)
     rows = stage.global_batch_size // (mesh["data"] * mesh["fsdp"] * stage.grad_accum_steps)
     kept, moments = 0.0, [0.0]
     if not stage.data.features:
-        moments.append(_tower_bytes(model, rows / context, stage, tensor))
+        moments.append(tower_bytes(model, rows / context, stage, tensor))
     if stage.objective == "vpit":
-        kept = _kept_bytes(model, rows, stage, tensor, context)
-        around = _around_bytes(model, rows, stage, context)
+        kept = kept_bytes(model, rows, stage, tensor, context)
+        around = around_bytes(model, rows, stage, context)
         is_trained = any(path.startswith(_BLOCKS) for path in trained)
-        moments.append(around + _block_bytes(model, rows, stage, tensor, context, is_trained))
-        moments.append(around + _loss_bytes(model, rows, stage, tensor, context))
+        moments.append(around + block_bytes(model, rows, stage, tensor, context, is_trained))
+        moments.append(around + loss_bytes(model, rows, stage, tensor, context))
     copies = 2 if stage.grad_accum_steps > 1 else 1  # the sum, and what is added to it
     parts = {
-        "parameters": _size(stored) / shards,
-        "optimiser": _size(jax.eval_shape(_optimizer(stage, trained).init, trained)) / shards,
-        "gradients": copies * _size(trained) / shards,
-        "weights as they are computed with": _cast_bytes(model, stage, stored) / shards,
+        "parameters": _shard_bytes(stored, shards),
+        "optimiser": _optimiser_bytes(stage, trained, shards),
+        "gradients": copies * _shard_bytes(trained, shards),
+        "weights as they are computed with": _cast_bytes(model, stage, stored, shards),
         "activations kept (estimate)": kept,
         "at work (estimate)": max(moments),
     }
     return parts | {"all": sum(parts.values())}
 
 
-def _optimizer(stage: StageConfig, trained: dict) -> optax.GradientTransformation:
-    return make_optimizer(stage.optimizer, stage.total_steps, stage.global_batch_size, [*trained])
+def _num_shards(model: ModelConfig, params: PyTree, mesh: dict[str, int]) -> dict[str, int]:
+    """Returns over how many devices each parameter is split."""
+    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+    is_names = lambda node: isinstance(node, tuple)  # noqa: E731
+    names = jax.tree.leaves(logical_axes(model), is_leaf=is_names)
+    counts = []
+    for axes, shape in zip(names, shapes, strict=True):
+        used = [entry for entry in spec_for(axes, shape, mesh) if entry is not None]
+        flat = [(entry,) if isinstance(entry, str) else entry for entry in used]
+        counts.append(math.prod(mesh[axis] for group in flat for axis in group))
+    return dict(zip(flatten(params), counts, strict=True))
 
 
-def _size(tree: PyTree) -> int:
-    """Returns the bytes of all arrays of a tree."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in flatten(tree).values())
+def _shard_bytes(tree: PyTree, shards: dict[str, int]) -> float:
+    """Returns the bytes of one device's parts; what is no parameter (new rows) is whole."""
+    return sum(
+        leaf.size * leaf.dtype.itemsize / shards.get(path, 1) for path, leaf in _leaves(tree)
+    )
 
 
-def _cast_bytes(model: ModelConfig, stage: StageConfig, stored: PyTree) -> int:
+def _leaves(tree: PyTree) -> list[tuple[str, jax.ShapeDtypeStruct]]:
+    """Returns arrays with their paths, of a tree or of a dict by path."""
+    if isinstance(tree, dict) and not any(isinstance(node, dict) for node in tree.values()):
+        return list(tree.items())
+    return list(flatten(tree).items())
+
+
+def _optimiser_bytes(stage: StageConfig, trained: dict, shards: dict[str, int]) -> float:
+    """Returns the bytes of the optimiser's state, split as the trained part is on average."""
+    optimizer = make_optimizer(
+        stage.optimizer, stage.total_steps, stage.global_batch_size, [*trained]
+    )
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in trained.values())
+    leaves = jax.tree.leaves(jax.eval_shape(optimizer.init, trained))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return size * _shard_bytes(trained, shards) / max(1, whole)
+
+
+def _cast_bytes(
+    model: ModelConfig, stage: StageConfig, stored: PyTree, shards: dict[str, int]
+) -> float:
     """Returns the bytes of the decoder's blocks in the dtype of products, if stored in another."""
     dtype = np.dtype(model.dtype)
     leaves = flatten(stored).items() if stage.objective == "vpit" else ()
-    blocks = (leaf for path, leaf in leaves if path.startswith(_BLOCKS))
-    return sum(leaf.size * dtype.itemsize for leaf in blocks if leaf.dtype != dtype)
-
-
-def _tokens(rows: float, stage: StageConfig, context: int) -> float:
-    """Returns the positions that a device computes at once; those of a row are split."""
-    return rows * stage.data.max_seq_len / context
-
-
-def _kept_bytes(
-    model: ModelConfig, rows: int, stage: StageConfig, tensor: int, context: int
-) -> float:
-    """Returns what all blocks keep on the device for the backward pass."""
-    llm, item = model.llm, np.dtype(model.dtype).itemsize
-    embed, heads, keys = (
-        llm.embed_dim,
-        llm.num_heads * llm.head_dim,
-        llm.num_kv_heads * llm.head_dim,
+    blocks = ((path, leaf) for path, leaf in leaves if path.startswith(_BLOCKS))
+    return sum(
+        leaf.size * dtype.itemsize / shards[path] for path, leaf in blocks if leaf.dtype != dtype
     )
-    # Of each query a softmax's logarithm besides, if attention's results are kept from a kernel.
-    sums = _FLOAT32_BYTES * llm.num_heads / tensor if _is_kernel(llm) else 0
-    widths = {
-        "full": embed * item,
-        "offload": 0,
-        "attention": (embed + heads / tensor) * item + sums,
-        # Queries, keys, values, attention's output projection, gate, up and down.
-        "dots": (3 * embed + (heads + 2 * keys + 2 * llm.mlp_dim) / tensor) * item,
-        # Likewise, and what attention and the activation make of them.
-        "none": (4 * embed + (2 * heads + 2 * keys + 3 * llm.mlp_dim) / tensor) * item + sums,
-    }
-    return llm.num_layers * _tokens(rows, stage, context) * widths[llm.remat]
-
-
-def _block_bytes(
-    model: ModelConfig, rows: int, stage: StageConfig, tensor: int, context: int, is_trained: bool
-) -> float:
-    """Returns what one block holds while gradients pass through it.
-
-    The stream and its gradient; queries, attention's result and its gradient; keys, values and
-    their gradients, of the whole row on all devices that share it. A weight's gradient is there
-    as the two activations that it is a product of or as the product, whole and not yet scattered:
-    the MLP's three as whichever is larger. One more weight is on its way, since an exchange
-    does not work in place.
-    """
-    llm, item = model.llm, np.dtype(model.dtype).itemsize
-    tokens, positions = _tokens(rows, stage, context), rows * stage.data.max_seq_len
-    embed, heads, keys = (
-        llm.embed_dim,
-        llm.num_heads * llm.head_dim,
-        llm.num_kv_heads * llm.head_dim,
-    )
-    stream = tokens * (2 * embed + 3 * heads / tensor) + positions * 4 * keys / tensor
-    projections = embed * (2 * heads + 2 * keys) / tensor
-    matrix = embed * llm.mlp_dim / tensor
-    mlp = 3 * max(tokens * llm.mlp_dim / tensor, matrix if is_trained else 0)
-    scores = rows * _num_scores(llm, stage.data.max_seq_len, context) * _FLOAT32_BYTES
-    partial = tokens * heads * _num_partial(llm, stage.data.max_seq_len) * item
-    return (stream + projections + matrix + mlp) * item + (scores + partial) / tensor
-
-
-def _is_kernel(llm: LlamaConfig) -> bool:
-    return llm.attention in ("splash", "flash")
-
-
-def _num_partial(llm: LlamaConfig, length: int) -> int:
-    """Returns how many partial gradients of the queries Splash holds: one for a block of keys."""
-    if llm.attention != "splash" or length > _FUSED_BACKWARD_MAX_LEN:
-        return 0
-    return length // block_size(length)
-
-
-def _num_scores(llm: LlamaConfig, length: int, context: int) -> float:
-    """Returns how many scores of a row exist at once on the devices that share it."""
-    if _is_kernel(llm):
-        return 0  # in the kernel's own memory
-    if llm.attention == "xla":
-        return 2 * llm.num_heads * length**2 / context
-    if context > 1 or length > SCAN_ABOVE:
-        return 0  # one pair of blocks at a time
-    return 2 * llm.num_heads * length * (length + causal_block_size(length)) / 2
-
-
-def _around_bytes(model: ModelConfig, rows: int, stage: StageConfig, context: int) -> float:
-    """Returns what waits outside the blocks while gradients pass through them.
-
-    The stream before and after the final norm, of a vision head input, inner layer and gradient,
-    of the connector two layers for each visual token.
-    """
-    width = (2 + 3 * (model.vision_head != "none")) * model.llm.embed_dim
-    visual = rows * stage.data.max_images * model.visual_tokens.num_tokens * 2 * model.llm.embed_dim
-    item = np.dtype(model.dtype).itemsize
-    return (_tokens(rows, stage, context) * width + visual) * item
-
-
-def _loss_bytes(
-    model: ModelConfig, rows: int, stage: StageConfig, tensor: int, context: int
-) -> float:
-    """Returns what the cross-entropy holds, for all positions of a device.
-
-    The gradient of the hidden states in float32; of one block of the vocabulary its logits in
-    float32 and their gradient, its part of the output table, and that part's gradient in float32
-    before and after it is summed. With `tensor` the table, split by vocabulary, is whole.
-    """
-    llm, item = model.llm, np.dtype(model.dtype).itemsize
-    tokens = _tokens(rows, stage, context)
-    chunk = min(stage.loss.vocab_chunk_size, llm.padded_vocab_size)
-    logits = tokens * chunk * (_FLOAT32_BYTES + item)
-    part = llm.embed_dim * chunk * (item + 2 * _FLOAT32_BYTES)
-    table = llm.embed_dim * llm.padded_vocab_size * _FLOAT32_BYTES if tensor > 1 else 0
-    return tokens * llm.embed_dim * _FLOAT32_BYTES + logits + part + table
-
-
-def _tower_bytes(model: ModelConfig, rows: float, stage: StageConfig, tensor: int) -> float:
-    """Returns what the tower holds: one block at a time when frozen, all of them when trained."""
-    vision, item = model.vision, np.dtype(model.dtype).itemsize
-    images = rows if stage.objective == "contrastive" else rows * stage.data.max_images
-    tokens = images * vision.num_tokens
-    scores = images * vision.num_heads * vision.num_tokens**2 * _FLOAT32_BYTES / tensor
-    trained = any(prefix.strip("/") in ("", "vision_tower") for prefix in stage.trained)
-    if not trained:  # attention's moment: the stream, queries, keys, values
-        return tokens * 4 * vision.embed_dim * item + scores
-    block = tokens * (8 * vision.embed_dim + 2 * vision.mlp_dim / tensor) * item + 2 * scores
-    if vision.remat != "none":
-        return block + tokens * vision.embed_dim * item * vision.num_used_layers
-    return block * vision.num_used_layers
