@@ -105,22 +105,19 @@ def around_bytes(model: ModelConfig, rows: int, stage: StageConfig, context: int
     return (_tokens(rows, stage, context) * width + visual) * item
 
 
-def loss_bytes(
-    model: ModelConfig, rows: int, stage: StageConfig, tensor: int, context: int
-) -> float:
+def loss_bytes(model: ModelConfig, rows: int, stage: StageConfig, context: int) -> float:
     """Returns what the cross-entropy holds, for all positions of a device.
 
-    The gradient of the hidden states in float32; of one block of the vocabulary its logits in
-    float32 and their gradient, its part of the output table, and that part's gradient in float32
-    before and after it is summed. With `tensor` the table, split by vocabulary, is whole.
+    It is one block of the vocabulary at a time: forwards logits in float32 and that part of the
+    output table; backwards the logits' gradient, that part, its gradient in float32 before and
+    after it is summed, and the gradient of the hidden states in float32.
     """
     llm, item = model.llm, np.dtype(model.dtype).itemsize
     tokens = _tokens(rows, stage, context)
     chunk = min(stage.loss.vocab_chunk_size, llm.padded_vocab_size)
-    logits = tokens * chunk * (_FLOAT32_BYTES + item)
-    part = llm.embed_dim * chunk * (item + 2 * _FLOAT32_BYTES)
-    table = llm.embed_dim * llm.padded_vocab_size * _FLOAT32_BYTES if tensor > 1 else 0
-    return tokens * llm.embed_dim * _FLOAT32_BYTES + logits + part + table
+    forwards = chunk * (tokens * _FLOAT32_BYTES + llm.embed_dim * item)
+    backwards = chunk * (tokens * item + llm.embed_dim * (item + 2 * _FLOAT32_BYTES))
+    return max(forwards, backwards + tokens * llm.embed_dim * _FLOAT32_BYTES)
 
 
 def tower_bytes(model: ModelConfig, rows: float, stage: StageConfig, tensor: int) -> float:
