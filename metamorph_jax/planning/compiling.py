@@ -6,6 +6,7 @@ Same functions as in training: `training/program.py` for the step, `sharding/mes
 import contextlib
 import dataclasses
 import re
+import signal
 import sys
 import threading
 import time
@@ -67,7 +68,7 @@ def compile_lowered(lowered: object, label: str) -> Compiled:
     """
     start = time.monotonic()
     try:
-        with ticking(f"compiling {label}"):
+        with ticking(f"compiling {label}"), interruptible():
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed = bytes_it_needed(str(error))
@@ -97,6 +98,22 @@ def bytes_it_needed(message: str) -> float | None:
         if match:
             return float(match.group(1)) * _UNITS[match.group(2)]
     return None
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets Ctrl-C end the process at once while the body runs, as nothing is being written.
+
+    The compiler does not come back to Python for minutes, so a KeyboardInterrupt would wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
