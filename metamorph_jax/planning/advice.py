@@ -38,11 +38,14 @@ def _for_memory(plan: StagePlan) -> list[str]:
     ]
     shards = plan.mesh["data"] * plan.mesh["fsdp"]
     rows = stage.global_batch_size // (shards * stage.grad_accum_steps)
-    if rows > 1:
-        steps = _next_steps(stage.global_batch_size // shards, stage.grad_accum_steps)
+    if rows > 1 and state < limit:
+        share = stage.global_batch_size // shards
+        # Whatever is no state shrinks with the rows at best: fewer can never be enough.
+        wanted = rows * (limit - state) / (plan.needed_bytes - state)
+        steps = _steps_for(share, stage.grad_accum_steps, wanted)
         found.append(
-            f"{where}.grad_accum_steps={steps} has {stage.global_batch_size // shards // steps} "
-            f"instead of {rows} rows on a chip at once: activations shrink with them"
+            f"{where}.grad_accum_steps={steps} has {share // steps} instead of {rows} rows on a "
+            "chip at once: activations shrink with them"
         )
     if plan.mesh["data"] > 1:
         found.append(
@@ -58,9 +61,13 @@ def _for_memory(plan: StagePlan) -> list[str]:
     return found
 
 
-def _next_steps(rows: int, steps: int) -> int:
-    """Returns the next larger number of micro-batches that divides a chip's rows."""
-    return next(number for number in range(steps + 1, rows + 1) if rows % number == 0)
+def _steps_for(rows: int, steps: int, wanted: float) -> int:
+    """Returns the first larger number of micro-batches with at most `wanted` rows in each, or all.
+
+    It divides a chip's `rows`.
+    """
+    larger = [number for number in range(steps + 1, rows + 1) if rows % number == 0]
+    return next((number for number in larger if rows / number <= wanted), larger[-1])
 
 
 def _for_interconnect(plan: StagePlan) -> list[str]:

@@ -6,6 +6,7 @@ Same functions as in training: `training/program.py` for the step, `sharding/mes
 import contextlib
 import dataclasses
 import re
+import signal
 import sys
 import threading
 import time
@@ -33,7 +34,9 @@ class Compiled:
     Attributes:
         module: the program; None if it needs more memory than there is.
         argument_bytes: of state and batch, per device, as they lie in memory.
-        temporary_bytes: everything that lives only during the step, per device.
+        temporary_bytes: room for everything that lives only during the step, per device.
+        live_bytes: of it, what holds an array at the fullest moment; the rest are gaps between
+            arrays. 0 if the program is None.
         other_bytes: the program itself, and results that are no part of the state.
         needed_bytes: in all.
         seconds: that compiling took.
@@ -42,6 +45,7 @@ class Compiled:
     module: Module | None
     argument_bytes: float
     temporary_bytes: float
+    live_bytes: float
     other_bytes: float
     needed_bytes: float
     seconds: float
@@ -64,13 +68,13 @@ def compile_lowered(lowered: object, label: str) -> Compiled:
     """
     start = time.monotonic()
     try:
-        with ticking(f"compiling {label}"):
+        with ticking(f"compiling {label}"), interruptible():
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed = bytes_it_needed(str(error))
         if needed is None:
             raise
-        return Compiled(None, 0.0, 0.0, 0.0, needed, time.monotonic() - start)
+        return Compiled(None, 0.0, 0.0, 0.0, 0.0, needed, time.monotonic() - start)
     memory = compiled.memory_analysis()
     other = memory.generated_code_size_in_bytes
     other += max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes)
@@ -79,6 +83,8 @@ def compile_lowered(lowered: object, label: str) -> Compiled:
         module=parse_module(compiled.as_text()),
         argument_bytes=arguments,
         temporary_bytes=temporaries,
+        # The compiler's peak has state and batch in it.
+        live_bytes=min(temporaries, max(0, memory.peak_memory_in_bytes - arguments)),
         other_bytes=other,
         needed_bytes=arguments + temporaries + other,
         seconds=time.monotonic() - start,
@@ -92,6 +98,22 @@ def bytes_it_needed(message: str) -> float | None:
         if match:
             return float(match.group(1)) * _UNITS[match.group(2)]
     return None
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets Ctrl-C end the process at once while the body runs, as nothing is being written.
+
+    The compiler does not come back to Python for minutes, so a KeyboardInterrupt would wait.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -196,7 +196,8 @@ def _held(program: StageProgram, compiled: Compiled) -> dict[str, Number]:
         "parameters": Number(parameters, "counted"),
         "optimiser": Number(optimiser, "counted"),
         "batch and padding": Number(max(0.0, rest), "compiled"),
-        "gradients, activations, temporaries": Number(compiled.temporary_bytes, "compiled"),
+        "gradients, activations, temporaries": Number(compiled.live_bytes, "compiled"),
+        "gaps between them": Number(compiled.temporary_bytes - compiled.live_bytes, "compiled"),
         "program": Number(compiled.other_bytes, "compiled"),
         "needed": Number(compiled.needed_bytes, "compiled"),
     }

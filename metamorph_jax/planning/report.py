@@ -21,9 +21,12 @@ def verdict(plan: StagePlan) -> str:
     name = f"{plan.stage.name} on {plan.pod.name}"
     word = "fits" if plan.fits else "does not fit"
     source = plan.bytes_per_chip["needed"].source
+    limit = plan.pod.chip.hbm_bytes
+    over = (plan.needed_bytes - limit) / GIB
+    rest = f"{plan.margin:.0%} to spare" if over <= 0 else f"{over:.2f} GiB too many"
     text = (
-        f"{word}: {name} needs {plan.needed_bytes / GIB:.2f} of "
-        f"{plan.pod.chip.hbm_bytes / GIB:.2f} GiB a chip, {plan.margin:.0%} to spare ({source})"
+        f"{word}: {name} needs {plan.needed_bytes / GIB:.2f} of {limit / GIB:.2f} GiB a chip, "
+        f"{rest} ({source})"
     )
     return "\n".join([text, *(f"  - {line}" for line in advice(plan))]) + "\n"
 
@@ -49,7 +52,11 @@ def _memory(plan: StagePlan) -> str:
     lines.append(
         f"  {'of what a program may use':40}{limit / GIB:10.3f} GiB   assumed (chip table)"
     )
-    lines.append(f"  {'by arithmetic instead':40}{plan.arithmetic_bytes / GIB:10.3f} GiB   counted")
+    if plan.is_compiled:
+        counted = f"{plan.arithmetic_bytes / GIB:10.3f} GiB   counted"
+        lines.append(f"  {'by arithmetic instead, without gaps':40}{counted}")
+    else:
+        lines.append("  gaps that a compiler leaves between arrays are not counted")
     return "\n".join(lines)
 
 

@@ -79,10 +79,14 @@ def test_one_stage_can_be_chosen_by_its_name(recipe, capsys):
 
 def test_a_sweep_ranks_what_fits_and_is_fast_first(recipe, capsys):
     assert main([recipe, "--topology=h200:8", "--stage=vpit", "--sweep"]) == 0
-    rows = capsys.readouterr().out.partition("best first")[2].splitlines()[2:]
-    times = [float(row.split()[2]) for row in rows if row.strip().startswith("yes")]
+    table = capsys.readouterr().out.partition("best first")[2].splitlines()[2:]
+    rows = [row.split() for row in table if row.split()[1:2] in (["yes"], ["no"])]
+    times = [float(row[3]) for row in rows if row[1] == "yes"]
     assert len(times) > 3 and times == sorted(times)
-    assert "--config.stages.vpit.grad_accum_steps=" in rows[0]
+    assert [row[0] for row in rows[:12]] == [str(place) for place in range(1, len(rows[:12]) + 1)]
+    assert sum("(the recipe as it is)" in row for row in table) == 1
+    # Flags name what differs, and nothing else.
+    assert all("=16" not in row and "data=1" not in row for row in table)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Progress while compiling, and what a compiler says when memory is too small."""
 
 import io
+import signal
 import time
 
 import pytest
 
-from metamorph_jax.planning.compiling import bytes_it_needed, ticking
+from metamorph_jax.planning.compiling import bytes_it_needed, interruptible, ticking
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,10 @@ def test_a_long_compilation_says_how_long_it_has_taken():
     lines = stream.getvalue().splitlines()
     assert len(lines) >= 3
     assert all(line.startswith("compiling vpit for v5p:4x4x4 ... 0 s") for line in lines)
+
+
+def test_ctrl_c_ends_a_compilation_at_once_and_is_put_back_after():
+    before = signal.getsignal(signal.SIGINT)
+    with interruptible():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is before
