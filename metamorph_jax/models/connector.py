@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from metamorph_jax.config.schema_model import ModelConfig
 from metamorph_jax.models.layers import FanInInit, Linear, torch_uniform
+from metamorph_jax.sharding.rules import constrain
 from metamorph_jax.typing import Array, Float
 
 
@@ -20,10 +21,12 @@ class GeluMlp(nn.Module):
     Attributes:
         widths: input, inner and output widths; one linear layer between neighbours.
         axes: logical names of the widths.
+        leading: logical names of the dimensions before; those that an input lacks are the last.
     """
 
     widths: tuple[int, ...]
     axes: tuple[str, ...]
+    leading: tuple[str | None, ...]
     kernel_init: FanInInit
     bias_init: FanInInit
     dtype: jnp.dtype
@@ -45,6 +48,8 @@ class GeluMlp(nn.Module):
                 self.bias_init,
                 name=f"layers_{i}",
             )(x)
+            # Where devices share rows, the compiler would gather all rows for a kernel's gradient.
+            x = constrain(x, *self.leading[: x.ndim - 1], self.axes[i + 1])
         return x
 
 
@@ -60,6 +65,7 @@ def create_connector(config: ModelConfig, dtype: jnp.dtype, param_dtype: jnp.dty
     return GeluMlp(
         widths=(config.visual_dim,) + (width,) * num_layers,
         axes=("visual", *alternating_axes(num_layers, last="embed")),
+        leading=("batch", None, None),
         kernel_init=torch_uniform,
         bias_init=torch_uniform,
         dtype=dtype,

@@ -112,7 +112,9 @@ class MetaMorph(nn.Module):
         tokens = self.vision_tower(constrain(pixels, "images", None, None, None))
         reduced = reduce_tokens(tokens, cfg.visual_tokens.reduction, cfg.visual_tokens.num_tokens)
         features = round_to(self._as_visual_tokens(reduced), cfg.dtype)
-        return einops.rearrange(features, "(B I) P E -> B I P E", B=images.shape[0])
+        features = einops.rearrange(features, "(B I) P E -> B I P E", B=images.shape[0])
+        # Devices that share a row all need its visual tokens, which are few.
+        return constrain(features, "batch", None, None, "visual")
 
     def connect(self, features: Float[Array, "B I P E"]) -> Float[Array, "B I P D"]:
         """Returns what the decoder reads in place of text embeddings."""
@@ -133,7 +135,6 @@ class MetaMorph(nn.Module):
             visual: what `connect` returns.
             mixture: as in `Batch`, sources and weights; None: no visual token is mixed of others.
         """
-        # Devices that share a row all need its visual tokens, which are few.
         visual = constrain(visual, "batch", None, None, "embed")
         table = einops.rearrange(visual, "B I P D -> B (I P) D")
         chosen = mix_tokens(table, *mixture) if mixture else gather_tokens(table, visual_index)

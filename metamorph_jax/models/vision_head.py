@@ -26,6 +26,7 @@ def create_vision_head(config: ModelConfig, dtype: jnp.dtype, param_dtype: jnp.d
     return GeluMlp(
         widths=(width,) * num_layers + (config.visual_dim,),
         axes=(*inputs, "visual"),
+        leading=("batch", "length"),
         kernel_init=fixed_normal(0.02),
         bias_init=zeros,
         dtype=dtype,

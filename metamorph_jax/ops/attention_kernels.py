@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from metamorph_jax.typing import Array, Float, Int
 
 ATTENTION_NAME = "attention"  # of the results that the remat policy `attention` keeps
-_BLOCKS = (1024, 512, 256, 128)  # of queries or keys: the first that divides is taken
-_FUSED_BACKWARD_MAX_LEN = 8192  # its partial gradients are as many as there are blocks of keys
+_BLOCKS = (1024, 512, 384, 256, 128)  # of queries or keys: the first that divides is taken
+FUSED_BACKWARD_MAX_LEN = 8192  # its partial gradients are as many as there are blocks of keys
 
 
 def splash_kernel(num_heads: int, length: int, parts: int = 1, interpret: bool = False):
@@ -28,7 +28,7 @@ def splash_kernel(num_heads: int, length: int, parts: int = 1, interpret: bool =
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     block_q, block_kv = block_size(length // parts), block_size(length)
-    fused = length <= _FUSED_BACKWARD_MAX_LEN
+    fused = length <= FUSED_BACKWARD_MAX_LEN
     own = {} if fused else {"block_q_dq": block_q, "block_kv_dq": block_kv}
     sizes = splash.BlockSizes(
         block_q=block_q,

@@ -21,6 +21,7 @@ _LIST = re.compile(r"replica_groups=\{(\{[0-9,{}]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[([0-9,]+)\]<=(\[[0-9,]+\](?:T\([0-9,]+\))?)")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\S+)\))? \{([^}]*)\}")
 _ORDER = re.compile(r"\[([0-9,]+)\](?:T\(([0-9,]+)\))?")
+_MAX_PADDING = 0.02  # of what is scattered; seen: 1.6 %
 _PAIR = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 
 
@@ -217,7 +218,8 @@ def activation_collectives(
     """Returns the large gathers and reductions that are of no parameter's shape.
 
     Weights and their gradients travel under FSDP; activations and logits should not. Dimensions
-    are compared without order and without ones; a block of the vocabulary is a part of a table.
+    are compared without order and without ones; a block of the vocabulary is a part of a table. A
+    reduction that is scattered may be padded to what divides.
 
     Args:
         found: from `find_collectives`.
@@ -231,9 +233,19 @@ def activation_collectives(
         for item in found
         if item.kind in ("all-gather", "all-reduce", "reduce-scatter")
         and item.shape.num_bytes >= min_bytes
-        and _key(item.shape.dims) not in allowed
+        and not _is_padded(_key(item.shape.dims), allowed)
         and not _is_block(item.shape.dims, tables)
     ]
+
+
+def _is_padded(key: tuple[int, ...], allowed: set[tuple[int, ...]]) -> bool:
+    """Returns whether an array has an allowed shape, or one that is a little larger."""
+    return key in allowed or any(
+        len(key) == len(other)
+        and all(small <= large for small, large in zip(other, key, strict=True))
+        and math.prod(key) <= (1 + _MAX_PADDING) * math.prod(other)
+        for other in allowed
+    )
 
 
 def _key(dims: tuple[int, ...]) -> tuple[int, ...]:

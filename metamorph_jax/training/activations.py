@@ -10,7 +10,8 @@ from metamorph_jax.config.schema_model import LlamaConfig, ModelConfig
 from metamorph_jax.config.schema_run import StageConfig
 from metamorph_jax.models.attend import SCAN_ABOVE
 from metamorph_jax.ops.attention import causal_block_size
-from metamorph_jax.ops.attention_kernels import _FUSED_BACKWARD_MAX_LEN, block_size
+from metamorph_jax.ops.attention_kernels import FUSED_BACKWARD_MAX_LEN, block_size
+from metamorph_jax.ops.cross_entropy import TOKENS_PER_BLOCK
 
 _FLOAT32_BYTES = 4
 
@@ -77,7 +78,7 @@ def _is_kernel(llm: LlamaConfig) -> bool:
 
 def _num_partial(llm: LlamaConfig, length: int) -> int:
     """Returns how many partial gradients of the queries Splash holds: one for a block of keys."""
-    if llm.attention != "splash" or length > _FUSED_BACKWARD_MAX_LEN:
+    if llm.attention != "splash" or length > FUSED_BACKWARD_MAX_LEN:
         return 0
     return length // block_size(length)
 
@@ -105,19 +106,21 @@ def around_bytes(model: ModelConfig, rows: int, stage: StageConfig, context: int
     return (_tokens(rows, stage, context) * width + visual) * item
 
 
-def loss_bytes(model: ModelConfig, rows: int, stage: StageConfig, context: int) -> float:
-    """Returns what the cross-entropy holds, for all positions of a device.
+def loss_bytes(
+    model: ModelConfig, rows: int, stage: StageConfig, tensor: int, context: int
+) -> float:
+    """Returns what the cross-entropy holds on its way back, if all positions are supervised.
 
-    It is one block of the vocabulary at a time: forwards logits in float32 and that part of the
-    output table; backwards the logits' gradient, that part, its gradient in float32 before and
-    after it is summed, and the gradient of the hidden states in float32.
+    It is a block of tokens and of the vocabulary at a time: logits in float32 and their gradient,
+    that part of the output table, and its gradient in float32 and as it is scattered; besides,
+    the sorted hidden states and their gradient in float32.
     """
     llm, item = model.llm, np.dtype(model.dtype).itemsize
     tokens = _tokens(rows, stage, context)
-    chunk = min(stage.loss.vocab_chunk_size, llm.padded_vocab_size)
-    forwards = chunk * (tokens * _FLOAT32_BYTES + llm.embed_dim * item)
-    backwards = chunk * (tokens * item + llm.embed_dim * (item + 2 * _FLOAT32_BYTES))
-    return max(forwards, backwards + tokens * llm.embed_dim * _FLOAT32_BYTES)
+    chunk = min(stage.loss.vocab_chunk_size, llm.padded_vocab_size // tensor)
+    logits = min(tokens, TOKENS_PER_BLOCK) * (_FLOAT32_BYTES + item)
+    hidden = tokens * llm.embed_dim * (_FLOAT32_BYTES + item)
+    return chunk * (logits + llm.embed_dim * (2 * item + _FLOAT32_BYTES)) + hidden
 
 
 def tower_bytes(model: ModelConfig, rows: float, stage: StageConfig, tensor: int) -> float:

@@ -67,7 +67,7 @@ def estimate_memory(
         around = around_bytes(model, rows, stage, context)
         is_trained = any(path.startswith(_BLOCKS) for path in trained)
         moments.append(around + block_bytes(model, rows, stage, tensor, context, is_trained))
-        moments.append(around + loss_bytes(model, rows, stage, context))
+        moments.append(around + loss_bytes(model, rows, stage, tensor, context))
     copies = 2 if stage.grad_accum_steps > 1 else 1  # the sum, and what is added to it
     parts = {
         "parameters": _shard_bytes(stored, shards),

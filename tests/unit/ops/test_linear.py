@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,3 +47,17 @@ def test_the_gradient_of_the_kernel_is_not_transposed():
 
     assert transposes(linear) == 0
     assert transposes(jnp.tensordot) > 0
+
+
+def test_the_remat_policy_of_products_keeps_them():
+    # They were hidden from it in the function's own derivative, so that `dots` kept nothing.
+    def products(policy):
+        @functools.partial(jax.checkpoint, policy=policy)
+        def layer(x, kernel):
+            return jnp.sum(jnp.sin(linear(x, kernel, 1)))
+
+        shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 7, 6), (6, 5))]
+        return str(jax.make_jaxpr(jax.grad(layer, (0, 1)))(*shapes)).count("dot_general[")
+
+    assert products(jax.checkpoint_policies.nothing_saveable) == 4
+    assert products(jax.checkpoint_policies.dots_with_no_batch_dims_saveable) == 3

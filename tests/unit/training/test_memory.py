@@ -8,6 +8,7 @@ import pytest
 
 from metamorph_jax.config.loading import load_recipe
 from metamorph_jax.models.init import abstract_params
+from metamorph_jax.ops.cross_entropy import TOKENS_PER_BLOCK
 from metamorph_jax.optim.selection import select
 from metamorph_jax.training.activations import block_bytes, kept_bytes, loss_bytes, tower_bytes
 from metamorph_jax.training.dry_run import mesh_sizes
@@ -53,10 +54,10 @@ def test_what_a_layer_keeps_is_what_its_policy_names():
 
 
 def test_splash_holds_a_gradient_of_queries_for_each_block_of_keys():
-    """2,688 positions have 21 blocks of 128, 4,096 have 4 of 1,024, and long rows have none."""
+    """2,688 positions have 7 blocks of 384, 4,096 have 4 of 1,024, and long rows have none."""
     config = config_with(recipe="llava15_13b.py:v5e")
     stage, heads = config.stages[-1], 40 * 128
-    for length, blocks in ((2688, 21), (4096, 4), (8192, 8), (16384, 0)):
+    for length, blocks in ((2688, 7), (4096, 4), (8192, 8), (16384, 0)):
         data = dataclasses.replace(stage.data, max_seq_len=length)
         longer = dataclasses.replace(stage, data=data)
         with_kernel = block_bytes(config.model, 1, longer, 1, 1, True)
@@ -87,8 +88,9 @@ def test_the_loss_holds_one_block_of_the_vocabulary():
     sizes = []
     for entries in (4096, 8192):
         loss = dataclasses.replace(stage.loss, vocab_chunk_size=entries)
-        sizes.append(loss_bytes(config.model, 3, dataclasses.replace(stage, loss=loss), 1))
-    assert sizes[1] - sizes[0] == 4096 * (TOKENS * 2 + EMBED * (2 + 4 + 4))
+        sizes.append(loss_bytes(config.model, 3, dataclasses.replace(stage, loss=loss), 1, 1))
+    assert TOKENS > TOKENS_PER_BLOCK
+    assert sizes[1] - sizes[0] == 4096 * (TOKENS_PER_BLOCK * (4 + 2) + EMBED * (2 + 2 + 4))
 
 
 def test_moments_do_not_add_up():
