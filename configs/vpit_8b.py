@@ -28,7 +28,7 @@ HARDWARE = {
     "v5e": device(POD, 3, attention="splash", vocab_chunk_size=4096),
     # Groups that leave an axis of the torus out gather and scatter natively (docs/scaling.md).
     "v5p": device({"data": 4, "fsdp": 16}, 6, attention="splash", remat="attention"),
-    "v6e": device(POD, 3, attention="splash", remat="attention"),
+    "v6e": device({"data": 8, "fsdp": 8}, 3, attention="splash"),
     "h100": device({"fsdp": 8}, 2, vocab_chunk_size=8192),
     "h200": device({"fsdp": 8}, 4),
 }

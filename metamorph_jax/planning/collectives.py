@@ -21,6 +21,7 @@ _LIST = re.compile(r"replica_groups=\{(\{[0-9,{}]*\})\}")
 _IOTA = re.compile(r"replica_groups=\[([0-9,]+)\]<=(\[[0-9,]+\](?:T\([0-9,]+\))?)")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((\S+)\))? \{([^}]*)\}")
 _ORDER = re.compile(r"\[([0-9,]+)\](?:T\(([0-9,]+)\))?")
+_SHARED_CHANNEL = "1"
 _MAX_PADDING = 0.02  # of what is scattered; seen: 1.6 %
 _PAIR = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
 
@@ -60,8 +61,9 @@ def find_collectives(module: Module, num_partitions: int) -> list[Collective]:
     """Returns every exchange of more than one device, one per array.
 
     One that is spread over several fusions (started, gone on with beside a product, ended) stands
-    in the text once for each, under the same channel; it counts once. Outside of fusions channels
-    say nothing: all that `shard_map` writes are on channel 1.
+    in the text once for each, under the same channel; it counts once. All that `shard_map` writes
+    are on channel 1: these are told apart by what they are outside of fusions, by where they come
+    from inside.
     """
     by_key: dict[tuple, list[Collective]] = {}
     for visit in walk(module):
@@ -74,7 +76,9 @@ def find_collectives(module: Module, num_partitions: int) -> list[Collective]:
         source, shapes = visit.instruction.source, _whole_arrays(visit, kind)
         key = (visit.inside, visit.instruction.name)
         if visit.is_fused:
-            key = (visit.instruction.attribute(r"channel_id=(\d+)"), kind, source, *shapes)
+            channel = visit.instruction.attribute(r"channel_id=(\d+)")
+            dims = [shape.dims for shape in shapes]  # its parts may lie in other memories
+            key = (channel, source if channel == _SHARED_CHANNEL else "", kind, *dims)
         before = by_key.get(key)
         if before is None or visit.times > before[0].times:
             by_key[key] = [Collective(kind, shape, visit.times, groups, source) for shape in shapes]
