@@ -7,7 +7,9 @@ Run:      python -m metamorph_jax.train --config=configs/llava15_13b.py:h100,pro
 Check:    python -m metamorph_jax.train --config=configs/llava15_13b.py:h100 --dry_run
 Hardware: h100 or h200 (8 GPUs), v4 4x4x4, v5e 8x8, v5p 4x4x4, v6e 8x8 (64 chips each).
 Expect:   The paper's runs took 5.5 h and 20 h on 8 A100 (LLaVA's README).
-Memory:   docs/memory.md has what the arithmetic says for each.
+Planned:  GiB a device and the least hours of `instruct`: v5e 8.6, 2.1 h (compiled);
+          h100 44.9, 3.4 h
+          (by arithmetic, without gaps). Runs take 1.1 to 1.8 times as long (docs/scaling.md).
 
 `:h100,unpacked` is the paper's own arithmetic: one sample a row.
 """

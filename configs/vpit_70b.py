@@ -7,7 +7,9 @@ Run:      python -m metamorph_jax.train --config=configs/vpit_70b.py:v5p
 Check:    python -m metamorph_jax.train --config=configs/vpit_70b.py:v5p --dry_run
 Hardware: v4 or v5p 8x8x8 (512 chips), v5e or v6e 16x16 (256 chips), h100 or h200 (8 nodes of 8).
           On pods, several chips share a row (`context`), so that 192 rows are enough for all.
-Memory:   docs/memory.md has what the arithmetic says for each.
+Planned:  GiB a device and the least hours of the second stage: v5p 29.0, 5.1 h (compiled); h100 and
+          h200 52.0, 24.3 h (by arithmetic, without gaps), bound by the network between nodes. Runs
+          take 1.1 to 1.8 times as long (docs/scaling.md); docs/memory.md has the others.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +28,7 @@ HARDWARE = {
     "v4": device(CUBE, 3, attention="splash", remat="attention", vocab_chunk_size=8192),
     "v5e": device(SQUARE, 4, attention="splash", vocab_chunk_size=4096),
     "v6e": device(SQUARE, 12, attention="splash", remat="attention", vocab_chunk_size=8192),
-    "h100": device(NODES, 1, vocab_chunk_size=8192),
+    "h100": device(NODES, 3, vocab_chunk_size=8192),
     "h200": device(NODES, 3, vocab_chunk_size=8192),
 }
 

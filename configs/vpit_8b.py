@@ -8,7 +8,9 @@ Check:    python -m metamorph_jax.train --config=configs/vpit_8b.py:v5p --dry_ru
 Hardware: v4 4x4x4, v5e 8x8, v5p 4x4x4, v6e 8x8 (64 chips each), h100 or h200 (8 GPUs); without a
           word, 64 accelerators of 80 GB.
 Expect:   cosine 0.7 to 0.8 at the end of the second stage.
-Memory:   docs/memory.md has what the arithmetic says for each.
+Planned:  GiB a device and the least hours of the second stage: v5e 9.6, 12.2 h; v5p 21.6, 5.1 h;
+          v6e 27.8, 2.6 h (compiled); h100 28.7, 19.4 h; h200 36.6, 19.4 h (by arithmetic, without
+          gaps). Runs take 1.1 to 1.8 times as long (docs/scaling.md).
 
 Rows of 4,096 tokens hold several samples; 192 rows are about 1,536 samples if eight share one.
 `--config=configs/vpit_8b.py:v5p,unpacked` is the paper's own arithmetic: one sample a row.
