@@ -34,7 +34,7 @@ class Choice:
     def rank(self) -> tuple:
         """Sorts first what fits, then what is faster: by its bound, then by all three times."""
         times = self.plan.roofline
-        return (not self.plan.fits, round(times.bound_secs, 3), sum(times.times.values()))
+        return (not self.plan.fits, float(f"{times.bound_secs:.3g}"), sum(times.times.values()))
 
 
 def sweep(config: RunConfig, stage: StageConfig, pod: Pod) -> list[Choice]:
@@ -131,7 +131,7 @@ def table(choices: list[Choice], num_shown: int = 12) -> str:
         plan = choice.plan
         lines.append(
             f"  {place:5}  {'yes' if plan.fits else 'no':4}{plan.needed_bytes / GIB:12.2f}"
-            f"{plan.roofline.bound_secs:9.3f}{plan.roofline.mfu:13.1%}   "
+            f"{plan.roofline.bound_secs:9.3g}{plan.roofline.mfu:13.1%}   "
             f"{plan.bytes_per_chip['needed'].source:9} {choice.flags or '(the recipe as it is)'}"
         )
     lines.append(
